@@ -1,0 +1,24 @@
+"""What a user did wrong, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ['UserError', 'did_you_mean']
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: the message says what is wrong, what was expected and what to do.
+
+    The tools print the message alone, without a traceback, and exit with status 2.
+    """
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message about an unknown ``name``.
+
+    Returns ``"; did you mean 'x'?"`` for the nearest of ``valid``, or an empty string where nothing is near.
+    """
+    nearest = get_close_matches(str(name), [str(candidate) for candidate in valid], n=1, cutoff=0.6)
+    return f'; did you mean {nearest[0]!r}?' if nearest else ''

@@ -1,0 +1,46 @@
+"""Fixtures for the whole suite."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import densevit  # noqa: E402, F401  (before mmdet: it provides the operators that mmdet imports)
+
+
+def _shared(kind: str) -> Path:
+    folder = ROOT.parent / 'shared' / kind
+    if not folder.is_dir():
+        pytest.skip(f'needs {folder}, which this machine does not have')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> Path:
+    """Samples of real data sets; the test skips where they are absent."""
+    return _shared('data')
+
+
+@pytest.fixture(scope='session')
+def shared_facts() -> Path:
+    """Reference values of the original implementations; the test skips where they are absent."""
+    return _shared('facts')
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """Every test starts from the same random numbers and leaves the state as it was."""
+    torch = pytest.importorskip('torch')
+    import numpy as np
+
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        yield
+    np.random.set_state(numpy_state)
