@@ -1,0 +1,134 @@
+"""What every backbone of densevit promises to the necks and heads that use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import did_you_mean
+from ..layers.attention import check_attn_backend
+
+__all__ = ['Backbone']
+
+
+class Backbone(BaseModule):
+    """Base class: from images to a tuple of maps.
+
+    ``forward(x: (B, C, H, W))`` returns one contiguous (B, C_i, H_i, W_i) map per entry of ``out_indices``, fine to
+    coarse; any H and W, any batch. ``out_channels`` and ``out_strides`` say what the maps are, aligned with them.
+    A subclass sets both in the loop that builds its stages, and says in its docstring what happens to a remainder of
+    H or W. Building reads no file and prints nothing; ``init_weights()`` initializes.
+
+    Args:
+        num_stages: how many outputs there are to choose from.
+        out_indices: which of them ``forward`` returns, ascending; negative ones count from the end.
+        frozen_stages: -1 freezes nothing, 0 the stem, n also the first n stages: no gradient, eval mode.
+        with_cp: recompute the blocks in the backward pass instead of storing their activations.
+        attn_backend: see :func:`densevit.layers.attention`; backbones without attention accept it too, so that a
+            config can exchange the backbone alone.
+        init_cfg: mmengine's initialization config.
+
+    Raises:
+        ValueError: an argument outside its range; the message names the range.
+    """
+
+    ARCHS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    out_channels: tuple[int, ...]
+    out_strides: tuple[int, ...]
+
+    def __init__(
+        self,
+        *,
+        num_stages: int,
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        with_cp: bool,
+        attn_backend: str,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'frozen_stages={frozen_stages} is outside -1 (nothing) to {num_stages} (stem and all stages)'
+            )
+        self.out_indices = _check_out_indices(out_indices, num_stages)
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        self.attn_backend = check_attn_backend(attn_backend)
+
+    @classmethod
+    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
+        """The numbers of a variant, from its name in ``ARCHS`` or from a mapping with the same keys.
+
+        Keys that a mapping leaves out must have a default in ``ARCH_DEFAULTS``.
+
+        Raises:
+            ValueError: an unknown name, an unknown key or a missing key, with the valid ones.
+        """
+        if isinstance(arch, str):
+            if arch not in cls.ARCHS:
+                raise ValueError(
+                    f'{cls.__name__} has no arch {arch!r}{did_you_mean(arch, cls.ARCHS)} '
+                    f'Valid are {", ".join(cls.ARCHS)}, or a dict with their keys.'
+                )
+            arch = cls.ARCHS[arch]
+        known = {*next(iter(cls.ARCHS.values())), *cls.ARCH_DEFAULTS}
+        for key in arch:
+            if key not in known:
+                raise ValueError(
+                    f'arch of {cls.__name__} has no key {key!r}{did_you_mean(key, known)} '
+                    f'Valid are {", ".join(sorted(known))}.'
+                )
+        missing = sorted(known - {*arch, *cls.ARCH_DEFAULTS})
+        if missing:
+            raise ValueError(f'arch of {cls.__name__} lacks {", ".join(missing)}')
+        return {**cls.ARCH_DEFAULTS, **arch}
+
+    # Keys of a custom arch that may be left out.
+    ARCH_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+
+    def stages(self) -> Iterator[nn.Module]:
+        """The stem, then each stage: what ``frozen_stages`` counts."""
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        """Apply ``frozen_stages``. Called at the end of ``__init__`` and by ``train()``."""
+        for index, stage in enumerate(self.stages()):
+            if index > self.frozen_stages:
+                break
+            stage.eval()
+            stage.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the mode; frozen stages stay in eval mode."""
+        super().train(mode)
+        self.freeze()
+        return self
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """``block(x)``, recomputed in the backward pass where ``with_cp`` asks for it."""
+        if self.with_cp and torch.is_grad_enabled() and (x.requires_grad or any_trainable(block)):
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+
+def any_trainable(module: nn.Module) -> bool:
+    """Whether some parameter of ``module`` takes a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _check_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Non-negative, ascending indices, or a ValueError."""
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    indices = tuple(index + num_stages if index < 0 else index for index in given)
+    if not indices or any(not 0 <= index < num_stages for index in indices):
+        raise ValueError(f'out_indices={given} must name at least one of 0 to {num_stages - 1}')
+    if any(a >= b for a, b in zip(indices[:-1], indices[1:], strict=True)):
+        raise ValueError(f'out_indices={given} must ascend: maps are returned fine to coarse')
+    return indices

@@ -1,0 +1,1 @@
+"""Image classification: what official weights fit, and what attention maps are read from."""

@@ -1,0 +1,68 @@
+"""Scaled dot-product attention, softmax(q k^T * scale + bias) v, by a plain formula and by torch's fused kernels.
+
+Source: Vaswani et al., "Attention Is All You Need", equation 1, https://arxiv.org/abs/1706.03762.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ['ATTN_BACKENDS', 'attention', 'attention_scores', 'check_attn_backend']
+
+# 'auto' is 'sdpa'; 'reference' reads like the formula and is the oracle of every other backend.
+ATTN_BACKENDS = ('auto', 'reference', 'sdpa')
+
+
+def check_attn_backend(backend: str) -> str:
+    """Return ``backend`` or raise a ValueError that lists the valid names."""
+    if backend not in ATTN_BACKENDS:
+        raise ValueError(f'attn_backend={backend!r} is unknown; valid are {", ".join(ATTN_BACKENDS)}')
+    return backend
+
+
+def attention_scores(q: Tensor, k: Tensor, *, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """What the softmax of attention is applied to: q k^T * scale + bias.
+
+    Args:
+        q: queries (B, h, L, d).
+        k: keys (B, h, S, d).
+        bias: added to the scores, broadcastable to (B, h, L, S).
+        scale: factor on q k^T, d ** -0.5 by default.
+
+    Returns:
+        (B, h, L, S).
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = (q * scale) @ k.transpose(-2, -1)
+    return scores if bias is None else scores + bias
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    backend: str = 'auto',
+) -> Tensor:
+    """Mix the values by attention.
+
+    Args:
+        q: queries (B, h, L, d).
+        k: keys (B, h, S, d).
+        v: values (B, h, S, d).
+        bias: added to the scores, broadcastable to (B, h, L, S).
+        scale: factor on q k^T, d ** -0.5 by default.
+        backend: one of :data:`ATTN_BACKENDS`.
+
+    Returns:
+        (B, h, L, d).
+
+    Raises:
+        ValueError: an unknown ``backend``.
+    """
+    if check_attn_backend(backend) == 'reference':
+        return attention_scores(q, k, bias=bias, scale=scale).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
