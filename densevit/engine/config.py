@@ -1,0 +1,314 @@
+"""Load a config, and find a mistake in it before anything is built.
+
+mmengine merges a misspelt key silently and learns of an unknown type or argument where it builds the part,
+which for a hook or an evaluator may be hours later. Here every ``type`` is looked up in the registries and
+every other key in the signature of what the type names; nothing is built.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine import registry as registries
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
+from torch.utils.data import DataLoader
+
+from ..errors import UserError, did_you_mean
+
+__all__ = ['check_config', 'configs_dir', 'find_config', 'load_config', 'parameters']
+
+# Keys that mmengine, or the part above, takes out of the dict before the class sees it.
+_TAKEN_OUT = {
+    'model': {'bg_cls_weight'},  # mmdet's DETRHead, out of its loss
+    'optim_wrapper': {'constructor', 'paramwise_cfg'},
+    'hook': {'priority'},
+    'parameter scheduler': {'by_epoch', 'convert_to_iter_based', 'end'},
+}
+# The registry that a key of a config stands for; keys below it inherit it unless they are named here too.
+_PLACES = {
+    'model': registries.MODELS,
+    'tta_model': registries.MODELS,
+    'data_preprocessor': registries.MODELS,
+    'init_cfg': registries.WEIGHT_INITIALIZERS,
+    'dataset': registries.DATASETS,
+    'datasets': registries.DATASETS,
+    'pipeline': registries.TRANSFORMS,
+    'tta_pipeline': registries.TRANSFORMS,
+    'batch_sampler': registries.DATA_SAMPLERS,
+    'collate_fn': registries.FUNCTIONS,
+    'train_dataloader': registries.DATA_SAMPLERS,
+    'val_dataloader': registries.DATA_SAMPLERS,
+    'test_dataloader': registries.DATA_SAMPLERS,
+    'val_evaluator': registries.METRICS,
+    'test_evaluator': registries.METRICS,
+    'default_hooks': registries.HOOKS,
+    'custom_hooks': registries.HOOKS,
+    'optim_wrapper': registries.OPTIM_WRAPPERS,
+    'optimizer': registries.OPTIMIZERS,
+    'param_scheduler': registries.PARAM_SCHEDULERS,
+    'visualizer': registries.VISUALIZERS,
+    'vis_backends': registries.VISBACKENDS,
+    'log_processor': registries.LOG_PROCESSORS,
+}
+_ROOTS: list[Registry] = [value for value in vars(registries).values() if isinstance(value, Registry)]
+
+
+# ---------------------------------------------------------------------------------------- finding, loading
+def configs_dir() -> Path:
+    """The folder of the shipped configs: ``densevit/.mim/configs`` of a wheel, ``configs`` of a clone."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / '.mim' / 'configs'
+    return installed if installed.is_dir() else package.parent / 'configs'
+
+
+def find_config(path: str | Path) -> Path:
+    """The config file that ``path`` means: a file, or the name of a shipped config from any folder.
+
+    Raises:
+        UserError: there is none; the message has the nearest name.
+    """
+    path = Path(path).expanduser()
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ('configs',) else path
+    for candidate in (path, configs_dir() / inside):
+        for file in (candidate, candidate.with_name(candidate.name + '.py')):
+            if file.is_file():
+                return file
+    if path.is_dir():
+        raise UserError(f'config {str(path)!r} is a folder; give one of the files in it.')
+    beside = path.parent.glob('*.py') if path.parent.is_dir() else ()
+    shipped = configs_dir().glob('*.py')
+    names = {file.stem: str(file) for file in (*shipped, *beside)}
+    nearest = get_close_matches(path.stem, names, n=1)
+    hint = f'; did you mean {names[nearest[0]]!r}?' if nearest else '.'
+    raise UserError(f'config {str(path)!r} not found, neither here nor in {configs_dir()}{hint}')
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a config, merge ``--cfg-options`` into it and check it.
+
+    Args:
+        path: a file, or the name of a shipped config.
+        overrides: dotted keys and their values. ``data_root`` reaches every path that begins with the
+            config's own ``data_root``; mmengine would change the variable alone, which nothing reads then.
+
+    Raises:
+        UserError: the file is not there or does not run; a key, a type or an argument in it is unknown.
+    """
+    file = find_config(path)
+    try:
+        cfg = Config.fromfile(file)
+    except Exception as error:  # a config is a program: it can raise anything
+        raise UserError(_why_it_does_not_run(file, error)) from error
+    overrides = dict(overrides or {})
+    known = {*cfg, *runner_fields()}
+    for key in overrides:
+        if key.partition('.')[0] not in known:
+            raise UserError(
+                f'--cfg-options {key}: the config has no {key.partition(".")[0]!r}'
+                f'{did_you_mean(key.partition(".")[0], known) or "."}'
+            )
+    if 'data_root' in overrides and cfg.get('data_root'):
+        moved = _replace_root(cfg._cfg_dict.to_dict(), cfg.data_root, str(overrides['data_root']))
+        cfg = Config(moved, cfg_text=cfg.text, filename=cfg.filename, env_variables=cfg.env_variables)
+    for key, value in overrides.items():
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(f'--cfg-options {key}={value!r} does not fit: {_first_line(error)}') from error
+    check_config(cfg)
+    return cfg
+
+
+def _replace_root(value: Any, old: str, new: str) -> Any:
+    """``value`` with every path at or below ``old`` moved to ``new``."""
+    if isinstance(value, dict):
+        return {key: _replace_root(item, old, new) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_replace_root(item, old, new) for item in value)
+    if isinstance(value, str) and (value == old or value.startswith(old.rstrip('/') + '/')):
+        return new.rstrip('/') + value[len(old.rstrip('/')) :]
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition('\n')[0] or type(error).__name__
+
+
+def _why_it_does_not_run(file: Path, error: Exception) -> str:
+    """One sentence with the file (the config or one of its bases) and, where there is one, the line."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    # mmengine parses a temporary copy, so a syntax error knows its line only; the names of the files that are
+    # being read are local variables of its recursion.
+    reading = [frame.f_locals.get('filename') for frame, _ in frames if frame.f_code.co_name == '_file2dict']
+    reading = [os.path.abspath(name) for name in reading if name] or [str(file)]
+    if isinstance(error, FileNotFoundError) and not Path(reading[-1]).exists() and len(reading) > 1:
+        return f'config {reading[-2]!r} names a _base_ that does not exist: {reading[-1]!r}.'
+    if isinstance(error, SyntaxError):
+        return f'config {reading[-1]!r}, line {error.lineno}: {error.msg}: {(error.text or "").strip()!r}'
+    lines = [line for frame, line in frames if os.path.abspath(frame.f_code.co_filename) == reading[-1]]
+    where = f', line {lines[-1]}' if lines else ''
+    while isinstance(error, ImportError) and isinstance(error.__cause__, ImportError):  # custom_imports
+        error = error.__cause__
+    return f'config {reading[-1]!r}{where}: {type(error).__name__}: {_first_line(error)}'
+
+
+# ------------------------------------------------------------------------------------------------ checking
+@cache
+def runner_fields() -> frozenset[str]:
+    """The top-level keys that mmengine reads: the runner's arguments and what it asks the config for."""
+    asked = re.findall(r"self\.cfg\.get\(\s*'(\w+)'", inspect.getsource(Runner))
+    arguments = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    return frozenset(arguments | {*asked, 'custom_imports'})
+
+
+def check_config(cfg: Config) -> None:
+    """Find misspelt fields, unknown types and unknown arguments; build nothing.
+
+    Raises:
+        UserError: names the place in the config, the value, and the nearest valid name.
+    """
+    for key in set(cfg) - runner_fields():
+        # A variable of the config may have any name; one that is not used and is nearly a field is a typo.
+        used = len(re.findall(rf'\b{re.escape(key)}\b', cfg.text or '')) > 1
+        nearest = get_close_matches(key, runner_fields(), n=1, cutoff=0.8)
+        if nearest and not used:
+            raise UserError(f'config: unknown field {key!r}; did you mean {nearest[0]!r}?')
+    scope = cfg.get('default_scope') or 'mmengine'
+    if find_spec(scope) is None:
+        raise UserError(f'default_scope: the config needs the package {scope!r}, which is not installed.')
+    loops = {'train_cfg', 'val_cfg', 'test_cfg'}
+    for key, value in cfg.items():
+        if key in loops:
+            _check(value, key, registries.LOOPS, scope)
+        elif key in _PLACES and (key in runner_fields() or key.startswith('tta_')):
+            _check(value, key, _PLACES[key], scope)
+    if isinstance(cfg.get('randomness'), dict):
+        _check_arguments(cfg.randomness, 'randomness', Runner.set_randomness, set())
+
+
+def _check(value: Any, path: str, place: Registry, scope: str) -> None:
+    """Check ``value`` and all below it; ``place`` is the registry that a type here most likely belongs to."""
+    key = re.sub(r'\[\d+\]$', '', path).rpartition('.')[2]
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _check(item, f'{path}[{index}]', place, scope)
+    if not isinstance(value, dict):
+        return
+    scope = value.get('_scope_', scope)
+    factory = _factory(value, path, place, scope)
+    # build_norm_layer and its like take the dict apart: `norm_cfg=dict(type='BN', requires_grad=True)`.
+    taken_apart = place is registries.MODELS and (key.endswith('cfg') or key in ('dcn', 'roi_layer'))
+    if factory is not None and not taken_apart:
+        _check_arguments(value, path, factory, _TAKEN_OUT.get(place.name, set()))
+    if value.get('type') == 'Albu':  # below it are albumentations' own names
+        return
+    for name, item in value.items():
+        _check(item, f'{path}.{name}', _PLACES.get(name, place), scope)
+
+
+def _factory(value: dict, path: str, place: Registry, scope: str) -> Callable | None:
+    """What the runner will call with ``value``, or None where that is not known."""
+    name = value.get('type')
+    if isinstance(name, str):
+        return _resolve(name, path, place, scope)
+    if name is not None:
+        return name if callable(name) else None
+    if path == 'train_cfg':
+        return EpochBasedTrainLoop if value.get('by_epoch') else IterBasedTrainLoop
+    if path.endswith('_dataloader'):
+        return DataLoader
+    return {'val_cfg': ValLoop, 'test_cfg': TestLoop}.get(path)
+
+
+def _resolve(name: str, path: str, place: Registry, scope: str) -> Callable | None:
+    package = name.partition('.')[0]
+    if '.' in name and package and find_spec(package) is None:
+        raise UserError(f'{path}: {name!r} needs the package {package!r}, which is not installed.')
+    refusal = ''
+    for root in (place, registries.TASK_UTILS, *_ROOTS):
+        try:
+            found = _find(root, name, scope)
+        except UserError as error:  # densevit's own registries explain themselves
+            refusal = refusal or str(error)
+            continue
+        if found is not None:
+            return found
+    # Not a class: the owner's own switch, `nms=dict(type='nms')`, `same_up_trans=dict(type='conv')`.
+    if (name.islower() and '.' not in name) or hasattr(import_module('mmcv.ops'), name):
+        return None
+    if not refusal:
+        refusal = f'no {place.name} is called {name!r}' + (
+            did_you_mean(name, _names(place, name, scope))
+            or "; for a class of your own add custom_imports=dict(imports=['its.module']) to the config."
+        )
+    raise UserError(f'{path}: {refusal}')
+
+
+def _find(root: Registry, name: str, scope: str) -> Callable | None:
+    try:
+        return _of_scope(root, scope).get(name)
+    except RuntimeError:  # mmengine's "Failed to get"
+        return None
+
+
+def _of_scope(root: Registry, scope: str) -> Registry:
+    """The child of ``root`` that ``scope`` has, or ``root``: the registry that mmengine builds from."""
+    with suppress(ImportError):
+        import_module(f'{scope}.registry')
+    return root.children.get(scope, root)
+
+
+def _names(place: Registry, name: str, scope: str) -> Iterator[str]:
+    """The names that could have been meant by ``name`` at this place."""
+    prefix = name.partition('.')[0] if '.' in name else ''
+    registry = _of_scope(place, prefix or scope)
+    while registry is not None:
+        yield from (f'{prefix}.{each}' if prefix else each for each in registry.module_dict)
+        registry = None if prefix else registry.parent
+
+
+def parameters(factory: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The arguments that ``factory`` takes by name, and whether its own signature lists them all.
+
+    Where ``__init__`` has ``**kwargs``, those of its base classes are added: it usually hands them on.
+    """
+    owners = inspect.getmro(factory) if inspect.isclass(factory) else (factory,)
+    functions = [owner.__dict__.get('__init__') if inspect.isclass(owner) else owner for owner in owners]
+    found: dict[str, inspect.Parameter] = {}
+    for count, function in enumerate(filter(None, functions)):
+        try:
+            signature = inspect.signature(function).parameters
+        except ValueError:  # written in C
+            return found, False
+        found = {**signature, **found}
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in signature.values()):
+            return found, count == 0
+    return found, False
+
+
+def _check_arguments(value: dict, path: str, factory: Callable, also: set[str]) -> None:
+    accepted, complete = parameters(factory)
+    also = also | {'type', '_scope_', '_delete_', 'by_epoch' if path == 'train_cfg' else 'type'}
+    if factory is DataLoader:
+        also |= {'num_batch_per_epoch', 'disable_subprocess_warning'}
+    for key in value:
+        if key in accepted or key in also:
+            continue
+        # With **kwargs a strange key may be meant; one letter beside a known one that is not given is a typo.
+        if complete or get_close_matches(key, set(accepted) - set(value), n=1, cutoff=0.85):
+            name = value.get('type', factory)
+            name = name if isinstance(name, str) else getattr(name, '__name__', str(name))
+            raise UserError(f'{path}: {name} has no argument {key!r}{did_you_mean(key, accepted) or "."}')
