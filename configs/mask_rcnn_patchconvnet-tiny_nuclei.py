@@ -1,0 +1,21 @@
+"""Mask R-CNN on a small PatchConvNet, nuclei, from scratch."""
+
+_base_ = [
+    './_base_/models/mask_rcnn_patchconvnet-tiny.py',
+    './_base_/datasets/nuclei.py',
+    './_base_/runtime/mmdet.py',
+]
+
+max_epochs = 60
+peak_lr = 1.5e-3
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=peak_lr, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
+param_scheduler = [
+    dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_epochs, pct_start=0.2, convert_to_iter_based=True)
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=10)

@@ -1,0 +1,28 @@
+"""Mask R-CNN on a small PatchConvNet, generated scenes, from scratch: the demo's detector.
+
+Command: make demo
+"""
+
+_base_ = [
+    './_base_/models/mask_rcnn_patchconvnet-tiny.py',
+    './_base_/datasets/scenes_instance.py',
+    './_base_/runtime/mmdet.py',
+]
+
+num_classes = 8
+max_epochs = 12
+peak_lr = 1.5e-3
+
+model = dict(
+    roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)),
+)
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=peak_lr, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
+param_scheduler = [
+    dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_epochs, pct_start=0.2, convert_to_iter_based=True)
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
