@@ -6,7 +6,7 @@ _base_ = [
     './_base_/runtime/mmdet.py',
 ]
 
-max_epochs = 60
+max_epochs = 45
 peak_lr = 1.5e-3
 
 optim_wrapper = dict(
@@ -18,4 +18,4 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_epochs, pct_start=0.2, convert_to_iter_based=True)
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=10)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=15)

@@ -9,6 +9,7 @@ and imports nothing else. The parts are attributes that are imported when they a
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from .compat import install as _install_compat
@@ -22,6 +23,8 @@ def __getattr__(name: str) -> Any:
     """Import a part on first use: ``densevit.PatchConvNet``, ``densevit.ImageClassifier``, ..."""
     if name.startswith('_'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name == 'checkpoints':  # the one module that users call by its path: densevit.checkpoints.load_weights
+        return import_module('densevit.checkpoints')
     from .registry import PARTS, import_part
 
     if name not in PARTS:

@@ -10,7 +10,11 @@ crop_size = (256, 256)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomResize', scale=(256, 256), ratio_range=(0.8, 1.5), keep_ratio=True),
+    # by factors, not to one size: images of all sizes show nuclei at about the same scale
+    dict(
+        type='RandomChoice',
+        transforms=[[dict(type='Resize', scale_factor=factor, keep_ratio=True)] for factor in (0.75, 1.0, 1.25, 1.5)],
+    ),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PhotoMetricDistortion'),
