@@ -97,7 +97,7 @@ class PartRegistry(Registry):
         found = super().get(key)
         if found is None and ours:
             raise UserError(
-                f'densevit has no {self.name} called {name!r}{did_you_mean(name, PARTS)} '
+                f'densevit has no {self.name} called {name!r}{did_you_mean(name, PARTS) or "."} '
                 f'Its parts are: {", ".join(sorted(PARTS))}.'
             )
         return found

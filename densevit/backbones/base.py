@@ -74,7 +74,7 @@ class Backbone(BaseModule):
         if isinstance(arch, str):
             if arch not in cls.ARCHS:
                 raise ValueError(
-                    f'{cls.__name__} has no arch {arch!r}{did_you_mean(arch, cls.ARCHS)} '
+                    f'{cls.__name__} has no arch {arch!r}{did_you_mean(arch, cls.ARCHS) or "."} '
                     f'Valid are {", ".join(cls.ARCHS)}, or a dict with their keys.'
                 )
             arch = cls.ARCHS[arch]
@@ -82,7 +82,7 @@ class Backbone(BaseModule):
         for key in arch:
             if key not in known:
                 raise ValueError(
-                    f'arch of {cls.__name__} has no key {key!r}{did_you_mean(key, known)} '
+                    f'arch of {cls.__name__} has no key {key!r}{did_you_mean(key, known) or "."} '
                     f'Valid are {", ".join(sorted(known))}.'
                 )
         missing = sorted(known - {*arch, *cls.ARCH_DEFAULTS})

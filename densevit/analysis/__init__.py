@@ -1,0 +1,1 @@
+"""Looking at models, machines and results from outside."""
