@@ -27,16 +27,12 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', help='folder to write; ade/, coco/ and meta.json appear in it')
     parser.add_argument('--train', type=int, default=240, help='number of training scenes (default: 240)')
     parser.add_argument('--val', type=int, default=60, help='number of validation scenes (default: 60)')
     parser.add_argument('--seed', type=int, default=0, help='same seed, same files (default: 0)')
-    parser.add_argument(
-        '--size', type=parse_size, default=(128, 160), help='HEIGHTxWIDTH in pixels (default: 128x160)'
-    )
+    parser.add_argument('--size', type=parse_size, default=(128, 160), help='HEIGHTxWIDTH in pixels (default: 128x160)')
     return parser.parse_args(argv)
 
 
