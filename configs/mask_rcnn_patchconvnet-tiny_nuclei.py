@@ -1,4 +1,9 @@
-"""Mask R-CNN on a small PatchConvNet, nuclei, from scratch."""
+"""Mask R-CNN on a small PatchConvNet (1.76 M parameters), nuclei, from scratch.
+
+Expected: NUCLEI mask AP on the 78 validation images, measured by us.
+Cost: NUCTIME minutes on two CPU cores.
+Command: DENSEVIT_DATA=/data python tools/train.py configs/mask_rcnn_patchconvnet-tiny_nuclei.py
+"""
 
 _base_ = [
     './_base_/models/mask_rcnn_patchconvnet-tiny.py',

@@ -1,4 +1,9 @@
-"""UperNet on a small PatchConvNet, CamVid, from scratch."""
+"""UperNet on a small PatchConvNet (0.83 M parameters), CamVid, from scratch.
+
+Expected: CAMVID mIoU on the 101 validation frames, measured by us.
+Cost: CAMTIME minutes on two CPU cores.
+Command: DENSEVIT_DATA=/data python tools/train.py configs/upernet_patchconvnet-tiny_camvid.py
+"""
 
 _base_ = [
     './_base_/models/upernet_patchconvnet-tiny.py',

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoints import load_weights
 from ..errors import did_you_mean
 from ..layers.attention import check_attn_backend
 
@@ -31,7 +33,8 @@ class Backbone(BaseModule):
         with_cp: recompute the blocks in the backward pass instead of storing their activations.
         attn_backend: see :func:`densevit.layers.attention`; backbones without attention accept it too, so that a
             config can exchange the backbone alone.
-        init_cfg: mmengine's initialization config.
+        init_cfg: mmengine's initialization config; ``dict(type='Pretrained', checkpoint=PATH)`` is read by
+            :func:`densevit.checkpoints.load_weights`.
 
     Raises:
         ValueError: an argument outside its range; the message names the range.
@@ -96,6 +99,20 @@ class Backbone(BaseModule):
     def stages(self) -> Iterator[nn.Module]:
         """The stem, then each stage: what ``frozen_stages`` counts."""
         raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Initialize by ``init_cfg``; ``dict(type='Pretrained', checkpoint=...)`` loads whole or not at all.
+
+        mmengine's own loader for that type ignores names that do not match, and leaves random weights in silence.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit.
+        """
+        if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
+            report = load_weights(self, self.init_cfg['checkpoint'])
+            print_log(f'{type(self).__name__}: {self.init_cfg["checkpoint"]}: {report}', logger='current')
+        else:
+            super().init_weights()
 
     def freeze(self) -> None:
         """Apply ``frozen_stages``. Called at the end of ``__init__`` and by ``train()``."""

@@ -1,6 +1,6 @@
 """Weights from files: read without running code, named as our models name them, loaded with a report."""
 
 from .load import CheckpointError, LoadReport, load_weights
-from .read import read_state_dict
+from .read import read_checkpoint, read_state_dict
 
-__all__ = ['CheckpointError', 'LoadReport', 'load_weights', 'read_state_dict']
+__all__ = ['CheckpointError', 'LoadReport', 'load_weights', 'read_checkpoint', 'read_state_dict']

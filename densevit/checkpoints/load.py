@@ -25,15 +25,17 @@ class LoadReport:
         origin: whose names the tensors had, ``'densevit'`` or ``'PatchConvNet, official'``.
         loaded: tensors of the model that were set.
         skipped: tensors of the checkpoint that this model has no use for, such as a classifier's head for a backbone.
+        kept: tensors of the model that the checkpoint does not have, such as a segmentor's head for a classifier's.
     """
 
     origin: str
     loaded: tuple[str, ...]
     skipped: tuple[str, ...] = field(default=())
+    kept: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
         skipped = f', skipped {len(self.skipped)} ({_some(self.skipped)})' if self.skipped else ''
-        return f'{self.origin}: loaded {len(self.loaded)} of {len(self.loaded)} tensors{skipped}'
+        return f'{self.origin}: loaded {len(self.loaded)} of {len(self.loaded) + len(self.kept)} tensors{skipped}'
 
 
 def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
@@ -66,7 +68,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor]) ->
         fitting = {name.removeprefix('backbone.'): t for name, t in tensors.items() if name.startswith('backbone.')}
         skipped = [name for name in tensors if not name.startswith('backbone.')]
         required = set(own)
-    elif origin != 'densevit' and not hasattr(model, 'pool'):
+    elif any(name.startswith('pool.') for name in tensors) and not hasattr(model, 'pool'):
         # from a classifier into a segmentor or detector
         fitting = {name: t for name, t in tensors.items() if name.startswith('backbone.')}
         skipped = [name for name in tensors if not name.startswith('backbone.')]
@@ -101,7 +103,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor]) ->
             + '. Nothing was loaded; check that config and checkpoint are of the same model.'
         )
     model.load_state_dict(fitting, strict=False)
-    return LoadReport(origin, tuple(fitting), tuple(skipped))
+    return LoadReport(origin, tuple(fitting), tuple(skipped), tuple(name for name in own if name not in fitting))
 
 
 def _behind_last_output(name: str, backbone: nn.Module) -> bool:

@@ -53,8 +53,9 @@ def repair_half_imported() -> None:
 
 
 def _imported_modules() -> list[ModuleType]:
-    names = sorted(name for name in sys.modules if name.partition('.')[0] in _PACKAGES)
-    return [sys.modules[name] for name in names]
+    # None stands for an import that somebody has blocked
+    loaded = {name: module for name, module in sys.modules.items() if module is not None}
+    return [loaded[name] for name in sorted(loaded) if name.partition('.')[0] in _PACKAGES]
 
 
 def _guarded_imports(module: ModuleType) -> Iterator[list[ast.ImportFrom]]:

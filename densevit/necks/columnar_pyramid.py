@@ -90,8 +90,10 @@ class ColumnarPyramid(BaseModule):
         """One map for all levels, or one per level, each (B, C, H, W) -> maps (B, C, H * scale, W * scale).
 
         Raises:
-            ValueError: neither one map nor one per level.
+            ValueError: neither one map nor one per level, or a tensor, whose images would be taken for maps.
         """
+        if isinstance(inputs, Tensor):
+            raise ValueError('ColumnarPyramid takes a tuple of maps, as backbones return, and got a single tensor')
         if len(inputs) not in (1, len(self.scales)):
             raise ValueError(
                 f'ColumnarPyramid got {len(inputs)} maps for {len(self.scales)} levels; let the backbone return one '

@@ -1,0 +1,196 @@
+"""Weights reach the model that they are of, whole, or nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from densevit import ImageClassifier, PatchConvNet
+from densevit.checkpoints import CheckpointError, load_weights
+from tests.backbones.contract import fill
+from tests.reference import filled_state_dict
+
+ARCH = dict(embed_dims=16, depth=3)
+
+
+def classifier(pool: str = 'learned', num_classes: int = 5) -> ImageClassifier:
+    return ImageClassifier(PatchConvNet(ARCH), pool, num_classes)
+
+
+class Segmentor(nn.Module):
+    def __init__(self, **options) -> None:
+        super().__init__()
+        self.backbone = PatchConvNet(ARCH, **options)
+        self.decode_head = nn.Conv2d(16, 4, 1)
+
+
+def official(shared_facts, variant: str = 'S60', blocks: int = 3) -> dict[str, torch.Tensor]:
+    """Official names with a tiny model's shapes: C from 384 to 16, three blocks, five classes."""
+    shapes = json.loads((shared_facts / f'manifests/patchconvnet_{variant}.json').read_text())
+    side = {384: 16, 192: 8, 96: 4, 48: 2, 1152: 48, 1000: 5}
+    tiny = {}
+    for name, shape in shapes.items():
+        parts = name.split('.')
+        if (parts[0] == 'blocks' and int(parts[1]) >= blocks) or (
+            len(parts) == 3 and parts[0] == 'head' and int(parts[1]) >= 5
+        ):
+            continue
+        tiny[name] = [side.get(n, n) for n in shape]
+    return filled_state_dict(tiny)
+
+
+def equal(model: nn.Module, tensors: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(t, tensors[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize('build', [classifier, Segmentor, lambda: PatchConvNet(ARCH)])
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_own_files_return(tmp_path, build, suffix):
+    from safetensors.torch import save_file
+
+    source, model = fill(build()), build()
+    file = tmp_path / f'w.{suffix}'
+    if suffix == 'pth':
+        torch.save({'state_dict': source.state_dict(), 'meta': {}}, file)
+    else:
+        save_file(source.state_dict(), file)
+    report = load_weights(model, file)
+    assert equal(model, source.state_dict())
+    assert set(report.loaded) == set(model.state_dict())
+    assert report.origin == 'densevit'
+    assert report.skipped == ()
+
+
+@pytest.mark.parametrize('whole', [classifier, Segmentor])
+def test_a_backbone_takes_its_part_of_a_whole_model(whole):
+    source, model = fill(whole()), PatchConvNet(ARCH)
+    report = load_weights(model, source.state_dict())
+    assert equal(model, source.backbone.state_dict())
+    assert set(report.loaded) == set(model.state_dict())
+    assert set(report.skipped) == {name for name in source.state_dict() if not name.startswith('backbone.')}
+
+
+@pytest.mark.parametrize('source', ['own', 'official'])
+@pytest.mark.parametrize('pool', ['learned', 'average'])
+def test_a_segmentor_takes_the_backbone_of_a_classifier(shared_facts, source, pool):
+    tensors = official(shared_facts) if source == 'official' else fill(classifier(pool)).state_dict()
+    model = fill(Segmentor())
+    head = copy.deepcopy(model.decode_head.state_dict())
+    report = load_weights(model, tensors)
+    assert set(report.loaded) == {name for name in model.state_dict() if name.startswith('backbone.')}
+    assert all(name.partition('.')[0] in ('pool', 'head') for name in report.skipped)
+    assert len(report.loaded) + len(report.skipped) == len(tensors)
+    assert equal(model.decode_head, head)
+    other = PatchConvNet(ARCH)
+    load_weights(other, tensors)
+    assert equal(model.backbone, other.state_dict())
+
+
+def test_official_names_by_value(shared_facts):
+    tensors = official(shared_facts)
+    model = classifier()
+    load_weights(model, tensors)
+    own = model.state_dict()
+    for theirs, ours in {  # a few of each kind, by hand
+        'cls_token': 'pool.cls_token',
+        'patch_embed.proj.4.0.weight': 'backbone.patch_embed.convs.2.weight',
+        'blocks.2.gamma_1': 'backbone.blocks.2.gamma',
+        'blocks.1.norm1.bias': 'backbone.blocks.1.norm.bias',
+        'blocks.1.attn.qkv_pos.0.weight': 'backbone.blocks.1.conv_in.weight',
+        'blocks.1.attn.qkv_pos.2.weight': 'backbone.blocks.1.conv_depthwise.weight',
+        'blocks.0.attn.qkv_pos.4.conv_reduce.weight': 'backbone.blocks.0.squeeze_excite.reduce.weight',
+        'blocks.0.attn.qkv_pos.4.conv_expand.bias': 'backbone.blocks.0.squeeze_excite.expand.bias',
+        'blocks.2.attn.qkv_pos.5.weight': 'backbone.blocks.2.conv_out.weight',
+        'blocks_token_only.0.attn.k.weight': 'pool.attn.k.weight',
+        'blocks_token_only.0.gamma_2': 'pool.gamma_2',
+        'blocks_token_only.0.norm2.weight': 'pool.norm2.weight',
+        'blocks_token_only.0.mlp.fc1.bias': 'pool.mlp.fc1.bias',
+        'norm.weight': 'pool.norm.weight',
+        'head.bias': 'head.bias',
+    }.items():
+        assert torch.equal(own[ours], tensors[theirs].float().reshape(own[ours].shape)), theirs
+
+
+def test_official_heads_of_multi_are_stacked_by_number(shared_facts):
+    tensors = official(shared_facts, 'S60_multi')
+    tensors = dict(reversed(tensors.items()))
+    # more than ten: sorted as text, 10 would stand before 2
+    for k in range(5, 12):
+        tensors[f'head.{k}.weight'], tensors[f'head.{k}.bias'] = torch.full((1, 16), float(k)), torch.tensor([k / 7])
+    tensors['cls_token'] = torch.randn(1, 12, 16)
+    model = classifier('learned_multi', 12)
+    load_weights(model, tensors)
+    for k in range(12):
+        assert torch.equal(model.head.weight[k], tensors[f'head.{k}.weight'][0].float())
+        assert model.head.bias[k] == tensors[f'head.{k}.bias'][0].float()
+
+
+def test_blocks_behind_the_last_output_are_skipped(shared_facts):
+    whole = fill(PatchConvNet(ARCH)).state_dict()
+    short = PatchConvNet(ARCH, out_indices=(0, 1))
+    report = load_weights(short, whole)
+    assert equal(short, whole)
+    assert {name.split('.')[1] for name in report.skipped} == {'2'}
+    segmentor = Segmentor(out_indices=(1,))
+    report = load_weights(segmentor, official(shared_facts))
+    assert sum(name.startswith('backbone.blocks.2.') for name in report.skipped) == 13
+
+
+@pytest.mark.parametrize('spoil', ['missing', 'unexpected', 'shape', 'other model', 'missing block'])
+@pytest.mark.parametrize('kind', ['own', 'official'])
+def test_what_does_not_fit_changes_nothing(shared_facts, kind, spoil):
+    model = fill(classifier())
+    tensors = official(shared_facts) if kind == 'official' else fill(classifier()).state_dict()
+    tensors = {name: t + 1 for name, t in tensors.items()}
+    name = {'official': 'blocks.1.attn.qkv_pos.5.bias', 'own': 'backbone.blocks.1.conv_out.bias'}[kind]
+    ours = 'backbone.blocks.1.conv_out.bias'
+    if spoil == 'missing':
+        del tensors[name]
+        message = f'1 missing .{ours}'
+    elif spoil == 'unexpected':
+        tensors['blocks.1.extra'] = torch.zeros(1)
+        message = '1 unexpected .blocks.1.extra'
+    elif spoil == 'shape':
+        tensors[name] = torch.zeros(4)
+        message = rf'1 of another shape .{ours} \(4,\) instead of \(16,\)'
+    elif spoil == 'other model':
+        tensors = {'conv1.weight': torch.zeros(3)}
+        message = '1 unexpected .conv1.weight'
+    else:
+        tensors = {n: t for n, t in tensors.items() if 'blocks.2.' not in n}
+        message = '13 missing .backbone.blocks.2'
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(model, tensors)
+    assert equal(model, before)
+
+
+def test_the_message_names_a_misspelt_tensor():
+    tensors = {name.replace('gamma', 'gama'): t for name, t in PatchConvNet(ARCH).state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"did you mean 'blocks\.0\.gamma'"):
+        load_weights(PatchConvNet(ARCH), tensors)
+
+
+def test_a_file_for_more_classes(shared_facts):
+    with pytest.raises(CheckpointError, match=r'head\.weight \(5, 16\) instead of \(9, 16\)'):
+        load_weights(classifier(num_classes=9), official(shared_facts))
+
+
+def test_report_as_text():
+    model = Segmentor()
+    report = load_weights(model, fill(classifier()).state_dict())
+    assert report.kept == ('decode_head.weight', 'decode_head.bias')
+    text = str(report)
+    backbone = len(model.backbone.state_dict())
+    assert f'loaded {backbone} of {backbone + 2} tensors' in text
+    assert 'skipped 23 (pool.cls_token' in text
+
+
+def test_weights_keep_the_precision_of_the_model():
+    model = PatchConvNet(ARCH).double()
+    load_weights(model, {name: t.bfloat16() for name, t in fill(PatchConvNet(ARCH)).state_dict().items()})
+    assert all(parameter.dtype == torch.float64 for parameter in model.parameters())

@@ -1,0 +1,97 @@
+"""Checkpoint files: every container that trainers write, and every file that must be refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from densevit.checkpoints import CheckpointError, read_state_dict
+from densevit.errors import UserError
+
+TENSORS = {'a.weight': torch.arange(6.0).reshape(2, 3), 'b': torch.tensor(3)}
+
+
+def assert_read(found: dict) -> None:
+    assert set(found) == set(TENSORS)
+    assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
+
+
+@pytest.mark.parametrize('nest', [
+    lambda t: t,
+    lambda t: {'model': t, 'epoch': 3},
+    lambda t: {'state_dict': t, 'meta': {'epoch': 3}, 'optimizer': {'lr': 0.1}},
+    lambda t: {'model': {'a.weight': torch.zeros(9)}, 'model_ema': t},
+    lambda t: {'state_dict': {'a.weight': torch.zeros(9)}, 'state_dict_ema': t},
+    lambda t: {f'module.{name}': tensor for name, tensor in t.items()},
+    lambda t: {'state_dict': {f'module.{name}': tensor for name, tensor in t.items()}},
+    lambda t: {**t, 'epoch': 7},
+], ids=['flat', 'model', 'state_dict', 'model_ema', 'state_dict_ema', 'module', 'module in it', 'more'])  # fmt: skip
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+def test_torch_files(tmp_path, nest, zipped):
+    torch.save(nest(dict(TENSORS)), tmp_path / 'w.pth', _use_new_zipfile_serialization=zipped)
+    assert_read(read_state_dict(tmp_path / 'w.pth'))
+    assert_read(read_state_dict(str(tmp_path / 'w.pth')))
+
+
+def test_safetensors(tmp_path):
+    save_file(TENSORS, tmp_path / 'w.safetensors')
+    assert_read(read_state_dict(tmp_path / 'w.safetensors'))
+
+
+def test_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save(TENSORS, tmp_path / 'w.pth')
+    assert_read(read_state_dict('~/w.pth'))
+
+
+class Bomb:
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+def test_code_in_a_file_does_not_run(tmp_path, zipped):
+    target = tmp_path / 'ran'
+    torch.save({**TENSORS, 'x': Bomb(str(target))}, tmp_path / 'w.pth', _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match='refused.*could run code'):
+        read_state_dict(tmp_path / 'w.pth')
+    with pytest.raises(CheckpointError, match=r'w\.pth'):
+        (tmp_path / 'p').mkdir()
+        (tmp_path / 'p/w.pth').write_bytes(pickle.dumps({'x': Bomb(str(target))}))
+        read_state_dict(tmp_path / 'p/w.pth')
+    assert not target.exists()
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'pt', 'safetensors'])
+@pytest.mark.parametrize('content', ['empty', 'text', 'html', 'noise', 'half', 'one byte'])
+def test_files_that_are_no_checkpoint(tmp_path, suffix, content):
+    file = tmp_path / f'w.{suffix}'
+    (save_file if suffix == 'safetensors' else torch.save)(TENSORS, file)
+    whole = file.read_bytes()
+    file.write_bytes({
+        'empty': b'', 'text': b'hello world, this is not it\n' * 50, 'html': b'<!DOCTYPE html><html>404</html>',
+        'noise': bytes(range(256)) * 20, 'half': whole[: len(whole) // 2], 'one byte': b'\x80',
+    }[content])  # fmt: skip
+    with pytest.raises(CheckpointError, match=rf'w\.{suffix}'):
+        read_state_dict(file)
+
+
+@pytest.mark.parametrize('content', [{}, {'epoch': 3}, [1, 2], torch.zeros(3), {'model': {}}, {'state_dict': {'a': 1}}])
+def test_nothing_in_it(tmp_path, content):
+    torch.save(content, tmp_path / 'w.pth')
+    with pytest.raises(CheckpointError, match=r'w\.pth.*holds no tensors'):
+        read_state_dict(tmp_path / 'w.pth')
+
+
+def test_no_file(tmp_path):
+    for path in (tmp_path / 'none.pth', tmp_path):
+        with pytest.raises(CheckpointError, match='does not exist'):
+            read_state_dict(path)
+    assert issubclass(CheckpointError, UserError) and issubclass(CheckpointError, ValueError)
