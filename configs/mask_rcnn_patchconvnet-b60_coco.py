@@ -1,23 +1,13 @@
 """Mask R-CNN, PatchConvNet-B60, COCO, 36 epochs.
 
 Expected: none published.
-Parameters: 120.48 M; 127.16 M with the class attention, norm and 1000-class head that a detector does not use and
-    that we do not build.
+Parameters: 120.48 M; 127.16 M with the classifier's own head, which we do not build.
 Cost: 8 GPUs x 2 images of up to 1333 x 800.
 Command: torchrun --nproc_per_node 8 tools/train.py configs/mask_rcnn_patchconvnet-b60_coco.py --launcher pytorch --amp
-    One GPU: python tools/train.py configs/mask_rcnn_patchconvnet-b60_coco.py --amp --accumulate 8
-Deviations: PatchConvNet's dense recipe was never published. This is XCiT's, to which its authors point
-    (`facebookresearch/deit` issue 138; `facebookresearch/xcit`, commit 82f5291): AdamW 1e-4, weight decay 0.05, 3x,
-    Swin's augmentation; stochastic depth 0.2 is our choice. All levels are made of the last block's map. Weights start
-    random; official ImageNet weights are taken by --load-from FILE.
+Deviations: those of mask_rcnn_patchconvnet_coco.py; stochastic depth 0.2 is our choice.
 """
 
-_base_ = [
-    './_base_/models/mask_rcnn_patchconvnet.py',
-    './_base_/datasets/coco_instance.py',
-    './_base_/schedules/adamw_3x.py',
-    './_base_/runtime/mmdet.py',
-]
+_base_ = './mask_rcnn_patchconvnet_coco.py'
 
 embed_dims = 768
 model = dict(

@@ -26,3 +26,4 @@ param_scheduler = [
     dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_epochs, pct_start=0.2, convert_to_iter_based=True)
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
+auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,24 +1,13 @@
 """UperNet, PatchConvNet-B120, ADE20K, 160k iterations.
 
-Expected: 52.8 mIoU (reported by the paper, arXiv 2112.13692, most likely ImageNet-21k weights and
-    multi-scale testing; not measured by us).
-Parameters: 223.15 M; the paper counts 229.83 M, with the class attention, norm and 1000-class head that a
-    segmentor does not use and that we do not build.
+Expected: 52.8 mIoU, reported by the paper (arXiv 2112.13692), see the S60 file; not measured by us.
+Parameters: 223.15 M; 229.83 M with the classifier's own head, which we do not build.
 Cost: 8 GPUs x 2 images of 512 x 512.
 Command: torchrun --nproc_per_node 8 tools/train.py configs/upernet_patchconvnet-b120_ade20k.py --launcher pytorch --amp
-    One GPU: python tools/train.py configs/upernet_patchconvnet-b120_ade20k.py --amp --accumulate 8
-Deviations: PatchConvNet's dense recipe was never published. This is XCiT's, to which its authors point
-    (`facebookresearch/deit` issue 138; `facebookresearch/xcit`, commit 82f5291): AdamW 6e-5, weight decay 0.01, poly
-    decay, 16 images; stochastic depth 0.3 is our choice. All levels are made of the last block's map. Weights start
-    random; official ImageNet weights are taken by --load-from FILE.
+Deviations: those of upernet_patchconvnet_ade20k.py; stochastic depth 0.3 is our choice.
 """
 
-_base_ = [
-    './_base_/models/upernet_patchconvnet.py',
-    './_base_/datasets/ade20k.py',
-    './_base_/schedules/adamw_160k.py',
-    './_base_/runtime/mmseg.py',
-]
+_base_ = './upernet_patchconvnet_ade20k.py'
 
 embed_dims = 768
 model = dict(

@@ -11,7 +11,7 @@ _base_ = [
     './_base_/runtime/mmseg.py',
 ]
 
-max_iters = 2600
+max_iters = 6000
 peak_lr = 3e-3
 
 model = dict(
@@ -27,5 +27,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_iters, pct_start=0.2, by_epoch=False)]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=650)
-default_hooks = dict(checkpoint=dict(interval=650))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=1500)
+default_hooks = dict(checkpoint=dict(interval=1500))
+auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -21,3 +21,4 @@ optim_wrapper = dict(
 param_scheduler = [dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_iters, pct_start=0.2, by_epoch=False)]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=300))
+auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -2,41 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-from textwrap import dedent
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-
-# Modules that are not to be imported, absent from sys.modules and refused as if not installed.
-BLOCK = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in {names}:
-            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
-
-sys.meta_path.insert(0, Absent())
-"""
-
-
-def run_fresh(code: str, *, absent: tuple[str, ...] = (), folder: Path | None = None) -> str:
-    """Run code in a fresh interpreter that finds this densevit; returns what it prints."""
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', BLOCK.format(names=set(absent) or '()') + dedent(code)],
-        env=os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
-        cwd=folder or ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
+from tests.fresh import run_fresh
 
 
 def test_import_draws_in_nothing_heavy():

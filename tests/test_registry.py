@@ -12,7 +12,7 @@ import densevit
 from densevit import registry
 from densevit.errors import UserError, did_you_mean
 from densevit.registry import PARTS, import_part
-from tests.test_import import run_fresh
+from tests.fresh import run_fresh
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, registry.PartRegistry)}
 
