@@ -48,6 +48,9 @@ PARTS: dict[str, str] = {
     'CocoMetric': 'densevit.evaluation.coco',
     'ValLoop': 'densevit.engine.loops',
     'BF16OptimWrapper': 'densevit.engine.amp',
+    'DetTTAModel': 'densevit.evaluation.tta',
+    'PictureHook': 'densevit.engine.pictures',
+    'SameBuffersHook': 'densevit.engine.runner',
 }
 
 # What to install for a module that a part needs and does not find.

@@ -27,7 +27,7 @@ from PIL import Image
 from ..engine.config import parameters
 from ..errors import UserError
 
-__all__ = ['DataReport', 'DatasetReport', 'check_datasets', 'loading_error']
+__all__ = ['DataReport', 'DatasetReport', 'check_datasets']
 
 _HEADERS = 2000  # files of a dataset whose header is read
 _PIXELS = 64  # files of a dataset whose pixels are read
@@ -91,15 +91,6 @@ def check_datasets(cfg: Config, splits: Iterable[str] = ('train', 'val', 'test')
             if key not in reports:
                 reports[key] = _check_dataset(cfg, leaf, path)
     return DataReport(list(reports.values()))
-
-
-def loading_error(error: BaseException) -> UserError | None:
-    """The one sentence for an exception from a dataloader about a file that cannot be read, or None."""
-    # mmcv's own words, perhaps inside a worker's traceback
-    found = re.search(r'failed to load image: (.+)', str(error))
-    if found is None:
-        return None
-    return UserError(f'cannot read the image {found[1]!r}; copy it again or take it out of the dataset.')
 
 
 def _check_dataset(cfg: Config, leaf: dict, path: str) -> DatasetReport:

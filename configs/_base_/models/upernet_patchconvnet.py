@@ -2,7 +2,7 @@
 
 num_classes = 150
 embed_dims = 384
-# BN becomes SyncBN where a run is distributed on CUDA (see densevit/engine/runner.py)
+# BN becomes SyncBN where a run is distributed on CUDA (see densevit/engine/options.py)
 norm_cfg = dict(type='BN', requires_grad=True)
 
 model = dict(

@@ -1,0 +1,102 @@
+"""What the tools share: options, and how a mistake ends."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmengine.config import DictAction
+
+from ..analysis.environment import require_one_mm_line
+from ..errors import UserError
+from .noise import ignore_warnings, quiet_prints
+
+__all__ = ['add_common_options', 'run_tool']
+
+# How torch words a mistake that a data worker has raised: with its traceback, which ends in the class and the message.
+_IN_WORKER = re.compile(r'^densevit\.errors\.UserError: (.+)', re.MULTILINE | re.DOTALL)
+
+
+class _KeyValues(DictAction):
+    """mmengine's action, which fails with a traceback on a word without ``=``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} {value}: expected KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every tool that runs a config."""
+    parser.add_argument('config', help='config file, or the name of a shipped one')
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results (default: work_dirs/<config>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_KeyValues,
+        metavar='KEY=VALUE',
+        help='change the config, e.g. data_root=/data/ade train_dataloader.batch_size=4 (beats the file)',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help="'pytorch' under torchrun, 'slurm' under srun (default: none)",
+    )
+    parser.add_argument('--seed', type=int, help="seed of all random numbers (default: the config's)")
+    parser.add_argument(
+        '--deterministic', action='store_true', help='use operators that give the same result again; slower on a GPU'
+    )
+    parser.add_argument('--skip-data-check', action='store_true', help='do not look through the data set first')
+    parser.add_argument(
+        '--debug', action='store_true', help='show the traceback of a mistake, and all that the mm packages say'
+    )
+    # torch.distributed.launch passes it; torchrun sets LOCAL_RANK in the environment
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def run_tool(
+    parser: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], Any],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse, run ``main`` and return the exit status: 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    args = parser.parse_args(argv)
+    try:
+        require_one_mm_line()
+        if args.debug:
+            main(args)
+        else:
+            ignore_warnings()
+            with quiet_prints():
+                main(args)
+    except KeyboardInterrupt:
+        print('stopped.', file=sys.stderr)
+        return 130
+    except Exception as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        if args.debug:
+            traceback.print_exc()
+        print(f'error: {mistake}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def _mistake(error: BaseException) -> str | None:
+    """The user's mistake in an error's chain: mmengine and data workers raise it again inside their own."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        if isinstance(link, UserError):
+            inner = _IN_WORKER.search(str(link))
+            return inner[1].strip() if inner else str(link)
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+    return None

@@ -1,0 +1,107 @@
+"""Drawing what a model predicts beside what is true, image by image, while it is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from torchvision.utils import draw_bounding_boxes
+
+from ..analysis.pictures import Color, draw_instances, draw_labels, sheet
+from ..registry import HOOKS
+
+__all__ = ['PictureHook']
+
+
+@HOOKS.register_module()
+class PictureHook(Hook):
+    """Writes ``<image's name>.png`` for every test image: the image, the truth, where it is known, the prediction.
+
+    mmsegmentation's and mmdetection's own hooks differ in what they draw, where they write and how they name it.
+
+    Args:
+        folder: where to; it is made.
+        score: detections below it are not drawn.
+    """
+
+    def __init__(self, folder: str, score: float = 0.3) -> None:
+        self.folder = Path(folder)
+        self.score = score
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        """Draw a batch."""
+        meta = runner.test_loop.dataloader.dataset.metainfo
+        names = [str(name) for name in meta.get('classes') or ()]
+        palette = _palette(meta.get('palette'), len(names))
+        for sample in outputs or ():
+            image = mmcv.imread(sample.img_path, channel_order='rgb')
+            draw = _draw_labels if 'pred_sem_seg' in sample else _draw_instances
+            pictures = {'image': image, **draw(sample, image, palette, names, self.score)}
+            sheet(self.folder / f'{Path(sample.img_path).stem}.png', list(pictures), [list(pictures.values())])
+
+
+def _draw_labels(
+    sample: Any, image: np.ndarray, palette: list[Color], names: list[str], score: float
+) -> dict[str, np.ndarray]:
+    pictures = {}
+    for title, key in (('truth', 'gt_sem_seg'), ('prediction', 'pred_sem_seg')):
+        if 'data' in sample.get(key, ()):
+            labels = sample.get(key).data.squeeze(0).cpu().numpy().astype(np.uint8)
+            labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            # with nothing but void there is nothing to tint
+            pictures[title] = draw_labels(image, labels, palette) if (labels < len(palette)).any() else image
+    return pictures
+
+
+def _draw_instances(
+    sample: Any, image: np.ndarray, palette: list[Color], names: list[str], score: float
+) -> dict[str, np.ndarray]:
+    pictures = {}
+    for title, key in (('truth', 'gt_instances'), ('prediction', 'pred_instances')):
+        instances = sample.get(key, ())
+        if 'labels' not in instances:
+            continue
+        if 'scores' in instances:
+            instances = instances[instances.scores >= score]
+        labels = instances.labels.tolist()
+        if 'masks' in instances:
+            masks = instances.masks
+            masks = masks.cpu().numpy() if torch.is_tensor(masks) else masks.to_ndarray()
+            masks = [
+                mask.astype(bool) if mask.shape == image.shape[:2] else _resized(mask, image.shape) for mask in masks
+            ]
+            pictures[title] = draw_instances(image, masks, labels, palette, names)
+        else:
+            boxes = getattr(instances.bboxes, 'tensor', instances.bboxes).cpu()
+            pictures[title] = _draw_boxes(image, boxes, labels, palette, names)
+    return pictures
+
+
+def _resized(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return cv2.resize(mask.astype(np.uint8), shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _draw_boxes(
+    image: np.ndarray, boxes: torch.Tensor, labels: list[int], palette: list[Color], names: list[str]
+) -> np.ndarray:
+    if not len(boxes):
+        return image
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    colors = [palette[label] for label in labels]
+    drawn = draw_bounding_boxes(pixels, boxes, [names[label] for label in labels], colors=colors)
+    return drawn.permute(1, 2, 0).numpy()
+
+
+def _palette(given: Any, count: int) -> list[Color]:
+    """A colour per class: the dataset's, and where it has none, or too few, random ones, always the same."""
+    colors = [tuple(int(value) for value in color) for color in given] if isinstance(given, (list, tuple)) else []
+    rest = np.random.default_rng(0).integers(40, 256, (count, 3)).tolist()
+    return [colors[index] if index < len(colors) else tuple(rest[index]) for index in range(count)]

@@ -1,0 +1,60 @@
+"""The run behind ``tools/test.py``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from ..data.check import check_datasets
+from ..errors import UserError
+from ..evaluation.tables import write_json
+from .config import load_config
+from .options import apply_options, existing_file
+from .runner import build_runner, is_main_process
+from .train import options_from
+
+__all__ = ['test']
+
+
+def test(args: argparse.Namespace) -> dict:
+    """Evaluate a config's model on its test data, print the metrics and write them as JSON; return them.
+
+    Raises:
+        UserError: a mistake in the config, the data, the checkpoint or an option.
+    """
+    cfg = apply_options(load_config(args.config, args.cfg_options), options_from(args))
+    cfg.load_from = existing_file(args.checkpoint) if args.checkpoint else None
+    cfg.resume = False
+    if args.tta:
+        _average(cfg)
+    if args.show_dir:
+        hook = dict(type='densevit.PictureHook', folder=str(Path(args.show_dir).resolve()))
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+    if not args.skip_data_check and is_main_process():
+        print(check_datasets(cfg, ('test',)), flush=True)
+    runner = build_runner(cfg)
+    if not args.checkpoint:
+        runner.logger.warning('no checkpoint was given: a dry run, with random weights.')
+    metrics = runner.test()
+    per_class = {}
+    for metric in runner.test_evaluator.metrics:
+        per_class.update(getattr(metric, 'per_class', {}))
+    out = Path(args.out or Path(cfg.work_dir) / 'metrics.json').resolve()
+    if is_main_process():
+        write_json(out, {**metrics, 'per_class': per_class})
+    if not args.checkpoint:
+        runner.logger.warning('these are the scores of random weights.')
+    if args.show_dir:
+        runner.logger.info(f'pictures: {Path(args.show_dir).resolve()}')
+    runner.logger.info(f'metrics: {out}')
+    return metrics
+
+
+def _average(cfg: Config) -> None:
+    """Test-time augmentation, as the config's ``tta_model`` and ``tta_pipeline`` say."""
+    if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
+        raise UserError('--tta needs tta_model and tta_pipeline in the config, see configs/_base_/datasets.')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

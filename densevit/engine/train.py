@@ -1,0 +1,39 @@
+"""The run behind ``tools/train.py``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from ..data.check import check_datasets
+from .config import load_config
+from .options import RunOptions, apply_options, batch_line
+from .runner import build_runner, is_main_process
+
+__all__ = ['options_from', 'train']
+
+
+def options_from(args: argparse.Namespace) -> RunOptions:
+    """The run's options among the parsed arguments; those that a tool does not have keep their defaults."""
+    names = {field.name for field in dataclasses.fields(RunOptions)}
+    return RunOptions(**{name: value for name, value in vars(args).items() if name in names})
+
+
+def train(args: argparse.Namespace) -> Path:
+    """Train a config and return the work dir.
+
+    Raises:
+        UserError: a mistake in the config, the data, a checkpoint or an option.
+    """
+    cfg = apply_options(load_config(args.config, args.cfg_options), options_from(args))
+    if not args.skip_data_check and is_main_process():
+        print(check_datasets(cfg, ('train', 'val')))
+    runner = build_runner(cfg)
+    runner.logger.info(batch_line(cfg, args.auto_scale_lr))
+    if args.resume and not cfg.resume:
+        runner.logger.info(f'--resume: no checkpoint in {cfg.work_dir}, this is a new start')
+    runner.train()
+    work_dir = Path(cfg.work_dir).resolve()
+    runner.logger.info(f'results: {work_dir}')
+    return work_dir

@@ -1,0 +1,197 @@
+"""The runner's checkpoints, log and visualizers."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel, BaseTTAModel
+from mmengine.registry import MODELS
+from torch import nn
+
+from densevit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
+from densevit.data.loading import name_unreadable_files
+from densevit.engine.runner import SameBuffersHook, build_runner, is_main_process
+from densevit.errors import UserError
+from tests.scope import scope_restored
+
+
+@MODELS.register_module(force=True)
+class RunnerToy(BaseModel):
+    def __init__(self, width=3):
+        super().__init__()
+        self.layer = nn.Linear(2, width)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return [data_samples] if mode == 'predict' else {'loss': self.layer.weight.sum()}
+
+
+@MODELS.register_module(force=True)
+class RunnerToyTTA(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return data_samples_list
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    with scope_restored():
+        yield
+
+
+def toy(work_dir, model=None, **more):
+    return Config(dict(model=model or dict(type='RunnerToy'), work_dir=str(work_dir), **more))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'state_dict': {'layer.weight': torch.full((3, 2), 7.0), 'layer.bias': torch.full((3,), 8.0)}}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    'model', [dict(type='RunnerToy'), dict(type='RunnerToyTTA', module=dict(type='RunnerToy'))], ids=['bare', 'tta']
+)
+def test_weights_reach_the_model(tmp_path, weights, model):
+    runner = build_runner(toy(tmp_path, model))
+    runner.load_checkpoint(str(weights))
+    assert (runner.bare_model.layer.weight == 7).all() and (runner.bare_model.layer.bias == 8).all()
+
+
+def test_all_or_nothing(tmp_path, weights):
+    runner = build_runner(toy(tmp_path, dict(type='RunnerToy', width=4)))
+    before = runner.bare_model.layer.weight.detach().clone()
+    with pytest.raises(CheckpointError, match=r'layer.weight \(3, 2\) instead of \(4, 2\)'):
+        runner.load_checkpoint(str(weights))
+    assert torch.equal(runner.bare_model.layer.weight, before)
+
+
+def test_average_starts_from_what_was_loaded(tmp_path, weights):
+    """The hook copies the model before the weights are loaded."""
+    hook = dict(type='EMAHook', momentum=0.1)
+    runner = build_runner(toy(tmp_path, custom_hooks=[hook]))
+    runner.call_hook('before_run')
+    runner.load_checkpoint(str(weights))
+    (ema,) = (hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook')
+    assert (ema.ema_model.module.layer.weight == 7).all()
+
+
+def test_weights_alone_cannot_be_resumed(tmp_path, weights):
+    runner = build_runner(toy(tmp_path, resume=True, load_from=str(weights)))
+    with pytest.raises(CheckpointError, match='--load-from'):
+        runner.load_checkpoint(str(weights))
+
+
+def test_what_mmengine_saves_is_read_without_running_code(tmp_path):
+    """Log buffers, numpy scalars and a one-cycle schedule; not what could reach further by the same means."""
+    from mmengine.optim import OneCycleLR
+
+    layer = nn.Linear(2, 3)
+    schedule = OneCycleLR(torch.optim.SGD(layer.parameters(), lr=0.1), eta_max=0.1, total_steps=9, by_epoch=False)
+    buffer = HistoryBuffer([1.5, 2.5], [1, 1])
+    path = tmp_path / 'whole.pth'
+    torch.save(
+        dict(
+            state_dict=layer.state_dict(),
+            param_schedulers=[schedule.state_dict()],
+            message_hub=dict(log_scalars=dict(loss=buffer), runtime_info=dict(eta=torch.tensor([1.0]).numpy()[0])),
+        ),
+        path,
+    )
+    assert set(read_state_dict(path)) == {'weight', 'bias'}
+    content = read_checkpoint(path)
+    assert content['message_hub']['log_scalars']['loss'].mean() == 2.0
+    assert content['param_schedulers'][0]['anneal_func'](0.0, 2.0, 0.5) == pytest.approx(1.0)
+
+
+class _Reach:
+    """Unpickled, an attribute of something that is allowed, but not that attribute."""
+
+    def __init__(self, owner, name):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+class _Run:
+    def __reduce__(self):
+        return os.system, ('true',)
+
+
+@pytest.mark.parametrize('evil', [_Reach(HistoryBuffer, '__init__'), _Reach(HistoryBuffer, '_log'), _Run()])
+def test_code_is_refused(tmp_path, evil):
+    path = tmp_path / 'evil.pth'
+    torch.save(dict(state_dict=nn.Linear(2, 3).state_dict(), more=evil), path)
+    with pytest.raises(CheckpointError, match='refused'):
+        read_checkpoint(path)
+
+
+def test_two_runs_of_a_process_have_visualizers_of_their_own(tmp_path):
+    """mmengine would hand the second run the first one's, which writes into the first one's folder."""
+    visualizer = dict(type='Visualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')])
+    first, second = (build_runner(toy(tmp_path / name, visualizer=visualizer)) for name in ('first', 'second'))
+    for runner, name in ((first, 'first'), (second, 'second')):
+        assert str(tmp_path / name) in str(runner.visualizer.get_backend('LocalVisBackend')._save_dir)
+    assert first.logger is not second.logger
+
+
+def test_environment_is_kept_beside_the_log(tmp_path):
+    runner = build_runner(toy(tmp_path))
+    (file,) = tmp_path.glob('*/environment.txt')
+    assert f'PyTorch: {torch.__version__}' in file.read_text()
+    assert str(file.parent) == os.path.realpath(runner.log_dir)
+
+
+@pytest.mark.parametrize('variable', ['RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
+def test_main_process(monkeypatch, variable):
+    for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    assert is_main_process()
+    monkeypatch.setenv(variable, '0')
+    assert is_main_process()
+    monkeypatch.setenv(variable, '3')
+    assert not is_main_process()
+
+
+def test_buffers_are_sent_before_anything_else():
+    assert SameBuffersHook.priority == 'VERY_HIGH'  # an average swaps its own buffers in at NORMAL
+
+
+class _Dataset:
+    def __init__(self, *transforms):
+        self.pipeline = Compose(list(transforms))
+
+
+class _Wrapped:
+    def __init__(self, *datasets):
+        self.datasets = datasets
+
+
+def test_unreadable_files_are_named(tmp_path):
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes(b'not an image')
+
+    def decode(data):
+        raise OSError('cannot identify image file <_io.BytesIO object>')
+
+    inner = _Dataset(decode)
+    name_unreadable_files(_Wrapped(inner))
+    with pytest.raises(UserError, match='broken.png'):
+        inner.pipeline(dict(img_path=str(broken)))
+    with pytest.raises(UserError, match='there is no such file'):
+        inner.pipeline(dict(img_path=str(tmp_path / 'absent.png')))
+
+
+def test_other_errors_of_a_pipeline_stay_as_they_are():
+    def crash(data):
+        raise AssertionError('a bug')
+
+    dataset = _Dataset(crash)
+    name_unreadable_files(dataset)
+    with pytest.raises(AssertionError, match='a bug'):
+        dataset.pipeline({})
