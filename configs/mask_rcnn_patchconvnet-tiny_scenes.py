@@ -10,11 +10,13 @@ _base_ = [
 ]
 
 num_classes = 8
-max_epochs = 12
+max_epochs = 14
 peak_lr = 1.5e-3
 
 model = dict(
     roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)),
+    # a scene has three to seven things: 64 samples are enough of them
+    train_cfg=dict(rcnn=dict(sampler=dict(num=64))),
 )
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -25,5 +27,5 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_epochs, pct_start=0.2, convert_to_iter_based=True)
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=7)
+auto_scale_lr = dict(enable=False, base_batch_size=4)

@@ -9,7 +9,7 @@ _base_ = [
     './_base_/runtime/mmseg.py',
 ]
 
-max_iters = 900
+max_iters = 1600
 peak_lr = 3e-3
 
 model = dict(data_preprocessor=dict(size=(128, 160)), decode_head=dict(num_classes=13))
@@ -19,6 +19,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_iters, pct_start=0.2, by_epoch=False)]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
-default_hooks = dict(checkpoint=dict(interval=300))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=800)
+default_hooks = dict(checkpoint=dict(interval=800))
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -48,7 +48,7 @@ tta_pipeline = [
 
 dataset = dict(type='CocoDataset', data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
