@@ -27,14 +27,12 @@ except ModuleNotFoundError as error:
 from .errors import UserError, did_you_mean
 
 __all__ = [
-    'DATASETS',
     'HOOKS',
     'LOOPS',
     'METRICS',
     'MODELS',
     'OPTIM_WRAPPERS',
     'PARTS',
-    'TRANSFORMS',
     'PartRegistry',
 ]
 
@@ -107,8 +105,6 @@ class PartRegistry(Registry):
 
 
 MODELS = PartRegistry('model', parent=mmengine_registry.MODELS)
-DATASETS = PartRegistry('dataset', parent=mmengine_registry.DATASETS)
-TRANSFORMS = PartRegistry('transform', parent=mmengine_registry.TRANSFORMS)
 METRICS = PartRegistry('metric', parent=mmengine_registry.METRICS)
 LOOPS = PartRegistry('loop', parent=mmengine_registry.LOOPS)
 HOOKS = PartRegistry('hook', parent=mmengine_registry.HOOKS)

@@ -173,7 +173,7 @@ def test_every_registered_class_is_a_part():
 
 
 def test_registries_are_children_of_mmengine():
-    assert len(REGISTRIES) >= 7
+    assert len(REGISTRIES) >= 5
     for each in REGISTRIES.values():
         assert each.scope == 'densevit'
         assert isinstance(each.parent, Registry) and each.parent.scope == 'mmengine'

@@ -34,21 +34,36 @@ def draw_labels(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color],
 
 def draw_instances(
     image: np.ndarray,
-    masks: np.ndarray,
     labels: Sequence[int],
     palette: Sequence[Color],
     names: Sequence[str],
+    *,
+    masks: np.ndarray | Sequence[np.ndarray] | None = None,
+    boxes: np.ndarray | None = None,
     alpha: float = 0.55,
 ) -> np.ndarray:
-    """Draw masks (N, H, W) bool, their boxes and class names on an RGB image (H, W, 3) uint8."""
-    kept = [index for index, mask in enumerate(masks) if mask.any()]
+    """Draw instances on an RGB image (H, W, 3) uint8: masks, boxes, class names.
+
+    Args:
+        image: what to draw on; it is not changed.
+        labels: class of each of the N instances.
+        palette: colour of each class.
+        names: name of each class.
+        masks: (N, H, W) bool; an empty one is left out.
+        boxes: (N, 4) as x1, y1, x2, y2 in pixels; by default those around the masks.
+        alpha: opacity of the masks, 0 to 1.
+    """
+    drawn = _tensor(image)
+    kept = range(len(labels)) if masks is None else [index for index, mask in enumerate(masks) if mask.any()]
     if not kept:
         return image.copy()
-    stacked = torch.from_numpy(np.stack([masks[index] for index in kept]))
     colors = [tuple(palette[labels[index]]) for index in kept]
-    boxes = torch.tensor([_box(mask) for mask in stacked.numpy()])
-    drawn = draw_segmentation_masks(_tensor(image), stacked, alpha=alpha, colors=colors)
-    return _array(draw_bounding_boxes(drawn, boxes, [names[labels[index]] for index in kept], colors=colors))
+    if masks is not None:
+        stacked = np.stack([masks[index] for index in kept])
+        boxes = np.array([_box(mask) for mask in stacked])
+        drawn = draw_segmentation_masks(drawn, torch.from_numpy(stacked), alpha=alpha, colors=colors)
+    drawn = draw_bounding_boxes(drawn, torch.from_numpy(boxes), [names[labels[index]] for index in kept], colors=colors)
+    return _array(drawn)
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -128,7 +128,6 @@ class PatchConvNet(Backbone):
             # a block behind the last output would be computed for nothing and get no gradient
             for _ in range(self.out_indices[-1] + 1)
         )
-        self.embed_dims = embed_dims
         self.layer_scale_init = numbers['layer_scale_init']
         self.out_channels = (embed_dims,) * len(self.out_indices)
         self.out_strides = (self.patch_embed.stride,) * len(self.out_indices)

@@ -11,7 +11,6 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from torchvision.utils import draw_bounding_boxes
 
 from ..analysis.pictures import Color, draw_instances, draw_labels, sheet
 from ..registry import HOOKS
@@ -43,19 +42,19 @@ class PictureHook(Hook):
         palette = _palette(meta.get('palette'), len(names))
         for sample in outputs or ():
             image = mmcv.imread(sample.img_path, channel_order='rgb')
-            draw = _draw_labels if 'pred_sem_seg' in sample else _draw_instances
-            pictures = {'image': image, **draw(sample, image, palette, names, self.score)}
+            if 'pred_sem_seg' in sample:
+                drawn = _draw_labels(sample, image, palette)
+            else:
+                drawn = _draw_instances(sample, image, palette, names, self.score)
+            pictures = {'image': image, **drawn}
             sheet(self.folder / f'{Path(sample.img_path).stem}.png', list(pictures), [list(pictures.values())])
 
 
-def _draw_labels(
-    sample: Any, image: np.ndarray, palette: list[Color], names: list[str], score: float
-) -> dict[str, np.ndarray]:
+def _draw_labels(sample: Any, image: np.ndarray, palette: list[Color]) -> dict[str, np.ndarray]:
     pictures = {}
     for title, key in (('truth', 'gt_sem_seg'), ('prediction', 'pred_sem_seg')):
         if 'data' in sample.get(key, ()):
-            labels = sample.get(key).data.squeeze(0).cpu().numpy().astype(np.uint8)
-            labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            labels = _resized(sample.get(key).data.squeeze(0).cpu().numpy(), image.shape)
             # with nothing but void there is nothing to tint
             pictures[title] = draw_labels(image, labels, palette) if (labels < len(palette)).any() else image
     return pictures
@@ -71,33 +70,19 @@ def _draw_instances(
             continue
         if 'scores' in instances:
             instances = instances[instances.scores >= score]
-        labels = instances.labels.tolist()
+        outlines: dict[str, Any] = {}
         if 'masks' in instances:
             masks = instances.masks
             masks = masks.cpu().numpy() if torch.is_tensor(masks) else masks.to_ndarray()
-            masks = [
-                mask.astype(bool) if mask.shape == image.shape[:2] else _resized(mask, image.shape) for mask in masks
-            ]
-            pictures[title] = draw_instances(image, masks, labels, palette, names)
+            outlines['masks'] = [_resized(mask, image.shape).astype(bool) for mask in masks]
         else:
-            boxes = getattr(instances.bboxes, 'tensor', instances.bboxes).cpu()
-            pictures[title] = _draw_boxes(image, boxes, labels, palette, names)
+            outlines['boxes'] = getattr(instances.bboxes, 'tensor', instances.bboxes).cpu().numpy()
+        pictures[title] = draw_instances(image, instances.labels.tolist(), palette, names, **outlines)
     return pictures
 
 
-def _resized(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return cv2.resize(mask.astype(np.uint8), shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
-
-
-def _draw_boxes(
-    image: np.ndarray, boxes: torch.Tensor, labels: list[int], palette: list[Color], names: list[str]
-) -> np.ndarray:
-    if not len(boxes):
-        return image
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    colors = [palette[label] for label in labels]
-    drawn = draw_bounding_boxes(pixels, boxes, [names[label] for label in labels], colors=colors)
-    return drawn.permute(1, 2, 0).numpy()
+def _resized(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return cv2.resize(labels.astype(np.uint8), shape[1::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def _palette(given: Any, count: int) -> list[Color]:

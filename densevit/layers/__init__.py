@@ -10,6 +10,7 @@ Inside a backbone a map is (B, H, W, C): a linear layer is then a 1 x 1 convolut
 
 from .attention import ATTN_BACKENDS, attention, attention_scores
 from .convert import to_nchw, to_nhwc
+from .learned_aggregation import LearnedAggregation
 from .mlp import Mlp
 from .squeeze_excite import SqueezeExcite
 from .stem import ConvStem
@@ -17,6 +18,7 @@ from .stem import ConvStem
 __all__ = [
     'ATTN_BACKENDS',
     'ConvStem',
+    'LearnedAggregation',
     'Mlp',
     'SqueezeExcite',
     'attention',

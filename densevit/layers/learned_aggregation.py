@@ -100,7 +100,6 @@ class LearnedAggregation(nn.Module):
         super().__init__()
         if num_classes is not None and num_classes < 1:
             raise ValueError(f'num_classes={num_classes}: give at least one class, or None for a single query')
-        self.embed_dims = embed_dims
         self.num_classes = num_classes
         self.cls_token = nn.Parameter(torch.zeros(1, num_classes or 1, embed_dims))
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)

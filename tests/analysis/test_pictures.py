@@ -1,0 +1,49 @@
+"""Pictures of labels and instances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.analysis.pictures import contact_sheet, draw_instances, draw_labels, sheet
+
+PALETTE = [(255, 0, 0), (0, 0, 255)]
+
+
+@pytest.fixture
+def image():
+    return np.full((20, 30, 3), 100, np.uint8)
+
+
+def test_labels_tint_their_pixels_only(image):
+    labels = np.full((20, 30), 255)
+    labels[:5, :7] = 1
+    drawn = draw_labels(image, labels, PALETTE, alpha=1.0)
+    assert (drawn[:5, :7] == PALETTE[1]).all()
+    assert (drawn[5:] == 100).all()
+    assert (image == 100).all()
+
+
+@pytest.mark.parametrize('kind', ['masks', 'boxes'])
+def test_instances(image, kind):
+    masks = np.zeros((2, 20, 30), bool)
+    masks[0, 4:12, 6:20] = True  # the second is empty
+    outlines = {'masks': masks} if kind == 'masks' else {'boxes': np.array([[6, 4, 19, 11], [1, 1, 3, 4]])}
+    drawn = draw_instances(image, [0, 1], PALETTE, ['a', 'b'], **outlines)
+    assert drawn.shape == image.shape
+    assert drawn[4, 10, 0] > 100  # the upper edge of the box, red
+    assert (image == 100).all()
+    blue = (drawn[..., 2] > 200).any()
+    assert blue == (kind == 'boxes')
+
+
+def test_nothing_to_draw(image):
+    assert (draw_instances(image, [], PALETTE, ['a', 'b'], masks=np.zeros((0, 20, 30), bool)) == image).all()
+
+
+def test_sheets(image, tmp_path):
+    files = [sheet(tmp_path / f'{index}.png', ('one', 'two'), [[image, image]], scale=2) for index in range(3)]
+    width, height = Image.open(files[0]).size
+    assert width > 2 * 60 and height > 40
+    assert Image.open(contact_sheet(tmp_path / 'all.png', files, columns=2)).size == (2 * width, 2 * height)
