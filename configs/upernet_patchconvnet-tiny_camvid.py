@@ -15,6 +15,8 @@ max_iters = 6000
 peak_lr = 3e-3
 
 model = dict(
+    # windows of the size of the training crops: squeeze-excite and pyramid pooling average over what they are given
+    test_cfg=dict(mode='slide', crop_size=(256, 256), stride=(104, 112)),
     decode_head=dict(
         num_classes=11,
         # 1 / sqrt(frequency of the class in the training pixels), mean 1

@@ -1,4 +1,4 @@
-"""Mask R-CNN on a PatchConvNet of about one million parameters, for small data and training from scratch.
+"""Mask R-CNN on a PatchConvNet of 0.44 M parameters, for small data and training from scratch.
 
 The column is the one of upernet_patchconvnet-tiny.py. Heads are a quarter as wide as for COCO, proposals and samples
 fewer: with one class and small images more of them only cost time.

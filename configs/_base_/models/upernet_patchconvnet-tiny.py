@@ -1,4 +1,4 @@
-"""UperNet on a PatchConvNet of about one million parameters, for small data and training from scratch.
+"""UperNet on a PatchConvNet of 0.44 M parameters, for small data and training from scratch.
 
 Width 128, depth 8, a stem of three convolutions: stride 8 instead of 16, so that small things survive it. The
 pyramid's factors are those that give strides 4, 8, 16 and 32 again. LayerScale starts at 0.1, not at 1e-6: a shallow
