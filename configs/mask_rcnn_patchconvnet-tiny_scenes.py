@@ -10,7 +10,7 @@ _base_ = [
 ]
 
 num_classes = 8
-max_epochs = 14
+max_epochs = 6
 peak_lr = 1.5e-3
 
 model = dict(
@@ -27,5 +27,5 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='OneCycleLR', eta_max=peak_lr, total_steps=max_epochs, pct_start=0.2, convert_to_iter_based=True)
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=7)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=3)
 auto_scale_lr = dict(enable=False, base_batch_size=4)

@@ -29,7 +29,7 @@ class PictureHook(Hook):
         score: detections below it are not drawn.
     """
 
-    def __init__(self, folder: str, score: float = 0.3) -> None:
+    def __init__(self, folder: str, score: float = 0.5) -> None:
         self.folder = Path(folder)
         self.score = score
 
