@@ -11,7 +11,6 @@ import gc
 import json
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,9 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from PIL import Image
 
-from ..engine.config import parameters
 from ..errors import UserError
+from ..signatures import parameters
+from .loading import why_unreadable
 
 __all__ = ['DataReport', 'DatasetReport', 'check_datasets']
 
@@ -85,11 +85,15 @@ def check_datasets(cfg: Config, splits: Iterable[str] = ('train', 'val', 'test')
         loader = cfg.get(f'{split}_dataloader')
         if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
             continue
-        for path, leaf in _leaves(loader['dataset'], f'{split}_dataloader.dataset'):
+        leaves = list(_leaves(loader['dataset'], f'{split}_dataloader.dataset'))
+        for path, leaf in leaves:
             # The pipeline matters here for its loaders alone: val and test may differ in nothing else.
-            key = repr(sorted((name, value) for name, value in leaf.items() if name != 'pipeline'))
+            shifts = {step['reduce_zero_label'] for _, step in _label_loaders(leaf, path)}
+            key = repr((sorted((name, value) for name, value in leaf.items() if name != 'pipeline'), shifts))
             if key not in reports:
                 reports[key] = _check_dataset(cfg, leaf, path)
+        if len(leaves) == 1 and split != 'train':  # the truth of several is a file that they do not name
+            _check_truth(cfg, f'{split}_evaluator', *leaves[0])
     return DataReport(list(reports.values()))
 
 
@@ -110,6 +114,7 @@ def _check_dataset(cfg: Config, leaf: dict, path: str) -> DatasetReport:
         return DatasetReport(path, root, len(dataset), notes=[f'no checks for a {type(dataset).__name__}'])
     if hasattr(dataset, 'seg_map_suffix') and hasattr(dataset, 'reduce_zero_label'):
         _check_heads(cfg, path, dataset)
+        _check_label_loaders(leaf, path, dataset)
         return _check_segmentation(cfg, dataset, path, root, leaf)
     # LVIS, COCO panoptic and others derive from mmdet's CocoDataset but read another format.
     if dataset.load_data_list.__func__.__qualname__ == 'CocoDataset.load_data_list':
@@ -152,11 +157,13 @@ def _check_layout(cfg: Config, leaf: dict, path: str) -> None:
     root = leaf.get('data_root') or ''
     wanted = [*(leaf.get('data_prefix') or {}).values(), leaf.get('ann_file')]
     wanted = sorted({part.rstrip('/') for part in wanted if isinstance(part, str) and part})
-    option = 'data_root' if 'data_root' in cfg else f'{path}.data_root'
+    option = 'data_root' if _is_below(root, cfg.get('data_root')) else _option(f'{path}.data_root')
     how = f'set --cfg-options {option}=PATH'
     # data_root = '{{$DENSEVIT_DATA:data}}/camvid'
-    for variable, default in set(re.findall(r'\{\{\s*\$(\w+)\s*:\s*(\S*?)\s*\}\}', cfg.text or '')):
-        if root.startswith(now := os.environ.get(variable, default)):
+    written = re.findall(r'([\'"])\{\{\s*\$(\w+)\s*:\s*(\S*?)\s*\}\}(.*?)\1', cfg.text or '')
+    for _, variable, default, rest in sorted(set(written)):
+        now = os.environ.get(variable, default)
+        if _is_below(root, now + rest):
             how += f' or the environment variable {variable} (now {now!r})'
     if root and not os.path.isdir(root):
         inside = f' with {", ".join(wanted)} in it' if wanted else ''
@@ -169,6 +176,16 @@ def _check_layout(cfg: Config, leaf: dict, path: str) -> None:
                 f'{path}: {part!r} is not in the data root {base!r} (expected: {", ".join(wanted)}); '
                 f'{_what_is_there(Path(base), wanted)}; {how}.'
             )
+
+
+def _is_below(path: str, root: str | None) -> bool:
+    """Whether ``path`` is ``root`` or in it: what an override of the config's data_root moves."""
+    return bool(root) and f'{path}/'.startswith(root.rstrip('/') + '/')
+
+
+def _option(path: str) -> str:
+    """A place in the config as --cfg-options has it: ``datasets[0]`` is ``datasets.0`` there."""
+    return re.sub(r'\[(\d+)\]', r'.\1', path)
 
 
 def _what_is_there(root: Path, wanted: Sequence[str]) -> str:
@@ -228,6 +245,32 @@ def _check_heads(cfg: Config, path: str, dataset: BaseDataset) -> None:
 
 
 # -------------------------------------------------------------------------------------------- segmentation
+def _label_loaders(leaf: dict, path: str) -> Iterator[tuple[str, dict]]:
+    """The loading steps that have a ``reduce_zero_label`` of their own; without one they take the dataset's."""
+
+    def steps(value: Any, place: str) -> Iterator[tuple[str, dict]]:  # RandomChoice and others nest them
+        if isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                yield from steps(item, f'{place}[{index}]')
+        elif isinstance(value, dict):
+            if value.get('reduce_zero_label') is not None:
+                yield place, value
+            for key in ('transforms', 'transform'):
+                yield from steps(value.get(key), f'{place}.{key}')
+
+    return steps(leaf.get('pipeline'), f'{path}.pipeline')
+
+
+def _check_label_loaders(leaf: dict, path: str, dataset: Any) -> None:
+    for place, step in _label_loaders(leaf, path):
+        if step['reduce_zero_label'] != dataset.reduce_zero_label:
+            raise UserError(
+                f'{place}.reduce_zero_label={step["reduce_zero_label"]} but {path}.reduce_zero_label='
+                f'{dataset.reduce_zero_label}; give both the same: True where label 0 is void and 1 the first class, '
+                'False where 0 is the first class.'
+            )
+
+
 def _check_segmentation(cfg: Config, dataset: Any, path: str, root: str, leaf: dict) -> DatasetReport:
     items = dataset.load_data_list()
     folder = dataset.data_prefix.get('img_path') or root
@@ -411,6 +454,24 @@ def _read_coco(path: str, file: str, test_mode: bool) -> dict:
     return content
 
 
+def _check_truth(cfg: Config, key: str, path: str, leaf: dict) -> None:
+    """A COCO evaluator must score against the file whose images its dataset reads."""
+    given = cfg.get(key)
+    if not isinstance(leaf.get('ann_file'), str):
+        return
+    file = os.path.join(leaf.get('data_root') or '', leaf['ann_file'])
+    metrics = enumerate(given) if isinstance(given, (list, tuple)) else [(None, given)]
+    for index, metric in metrics:
+        if not isinstance(metric, dict) or str(metric.get('type')).rpartition('.')[2] != 'CocoMetric':
+            continue
+        scored = metric.get('ann_file')
+        if scored and os.path.realpath(scored) != os.path.realpath(file):
+            option = f'{key}.ann_file' if index is None else f'{key}.{index}.ann_file'
+            raise UserError(
+                f'{option}={scored!r} is not the file of {path}, {file!r}, whose images it scores; set {option}={file}.'
+            )
+
+
 # --------------------------------------------------------------------------------------------------- files
 def _check_files(path: str, images: Sequence[str], leaf: dict) -> None:
     missing = [name for name in images if not os.path.isfile(name)]
@@ -425,7 +486,7 @@ def _check_files(path: str, images: Sequence[str], leaf: dict) -> None:
         return  # arrays, satellite formats: not ours to judge
     decoded = set(_spread(images, _PIXELS))
     for name in {*_spread(images, _HEADERS), *decoded}:
-        if reason := _why_unreadable(name, decode=name in decoded):
+        if reason := why_unreadable(name, decode=name in decoded):
             raise _unreadable(path, 'image', name, reason)
 
 
@@ -433,24 +494,6 @@ def _check_sizes(path: str, kind: str, names: Sequence[str]) -> None:
     for name in names:
         if os.path.getsize(name) == 0:
             raise _unreadable(path, kind, name, 'the file is empty')
-
-
-def _why_unreadable(name: str, decode: bool) -> str:
-    """An empty string for a readable image; a cut JPEG shows only when its pixels are decoded."""
-    try:
-        with warnings.catch_warnings(), Image.open(name) as image:
-            warnings.simplefilter('ignore')  # huge images, odd EXIF
-            if decode:
-                image.draft('L', (64, 64))  # JPEG: all the bytes are read but few pixels computed
-                image.load()
-    except Image.DecompressionBombError:
-        return ''
-    except Exception as error:  # pillow raises many kinds
-        import cv2
-
-        if cv2.imread(name, cv2.IMREAD_UNCHANGED) is None or 'truncated' in str(error):
-            return str(error)
-    return ''
 
 
 def _unreadable(path: str, kind: str, name: str, reason: object) -> UserError:

@@ -1,9 +1,10 @@
 """Generated scenes of things on stuff: the data set of the demo, in the ADE20K and the COCO layout.
 
-A scene is a floor of two to four regions (stuff, told apart by texture) under three to seven shapes (things,
-told apart by outline) that cover each other, throw shadows and run out of the picture. A thing's hue hints at
-its class, but stuff takes any colour and covers most of the picture: colour and position of a pixel tell
-little (a random forest on them reaches a mean IoU of about 0.1), a model has to look at neighbourhoods.
+A scene is a floor of two to four regions (stuff, told apart by texture) under three to seven shapes
+(things, told apart by outline) that cover each other, throw shadows and run out of the picture. A thing's
+hue hints at its class, but stuff takes any colour and covers most of the picture: colour and position of a
+pixel tell little (a random forest on them reaches a mean IoU of about 0.1), a model has to look at
+neighbourhoods.
 
 Every picture has a seed of its own, made of the data set's seed, the split and its index; the first ten
 scenes are therefore the same in a set of ten and in a set of a thousand.
@@ -13,7 +14,7 @@ scenes are therefore the same in a set of ten and in a set of a thousand.
     OUT/meta.json                               generator version, arguments, classes, palette
     OUT/ade/images/{training,validation}/       scene_00000.png, RGB
     OUT/ade/annotations/{training,validation}/  scene_00000.png, class id + 1 (0, void, does not occur)
-    OUT/coco/{train2017,val2017}/               the same pictures (hard links where the file system has them)
+    OUT/coco/{train2017,val2017}/               the same pictures (hard links where possible)
     OUT/coco/annotations/instances_{train2017,val2017}.json
 """
 
@@ -295,8 +296,8 @@ def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
 
 def generate(
     out: str | os.PathLike[str],
-    num_train: int = 240,
-    num_val: int = 60,
+    num_train: int = 400,
+    num_val: int = 80,
     size: tuple[int, int] = (128, 160),
     seed: int = 0,
 ) -> Path:

@@ -27,8 +27,9 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, Tes
 from torch.utils.data import DataLoader
 
 from ..errors import UserError, did_you_mean
+from ..signatures import parameters
 
-__all__ = ['check_config', 'configs_dir', 'find_config', 'load_config', 'parameters']
+__all__ = ['check_config', 'configs_dir', 'find_config', 'load_config']
 
 # Keys that mmengine, or the part above, takes out of the dict before the class sees it.
 _TAKEN_OUT = {
@@ -83,7 +84,7 @@ def find_config(path: str | Path) -> Path:
     path = Path(path).expanduser()
     inside = Path(*path.parts[1:]) if path.parts[:1] == ('configs',) else path
     for candidate in (path, configs_dir() / inside):
-        for file in (candidate, candidate.with_name(candidate.name + '.py')):
+        for file in (candidate, candidate.parent / f'{candidate.name}.py'):
             if file.is_file():
                 return file
     if path.is_dir():
@@ -105,7 +106,8 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
             config's own ``data_root``; mmengine would change the variable alone, which nothing reads then.
 
     Raises:
-        UserError: the file is not there or does not run; a key, a type or an argument in it is unknown.
+        UserError: the file is not there or does not run; a key, a type or an argument in it is unknown;
+            ``data_root`` reaches nothing.
     """
     file = find_config(path)
     try:
@@ -120,8 +122,8 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
                 f'--cfg-options {key}: the config has no {key.partition(".")[0]!r}'
                 f'{did_you_mean(key.partition(".")[0], known) or "."}'
             )
-    if 'data_root' in overrides and cfg.get('data_root'):
-        moved = _replace_root(cfg._cfg_dict.to_dict(), cfg.data_root, str(overrides['data_root']))
+    if 'data_root' in overrides:
+        moved = _move_data(cfg, str(overrides['data_root']))
         cfg = Config(moved, cfg_text=cfg.text, filename=cfg.filename, env_variables=cfg.env_variables)
     for key, value in overrides.items():
         try:
@@ -130,6 +132,20 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
             raise UserError(f'--cfg-options {key}={value!r} does not fit: {_first_line(error)}') from error
     check_config(cfg)
     return cfg
+
+
+def _move_data(cfg: Config, new: str) -> dict:
+    """The content of ``cfg`` with all that is below its ``data_root`` moved to ``new``."""
+    content, old = cfg._cfg_dict.to_dict(), cfg.data_root
+    moved = _replace_root(content, old, new) if old else content
+    # The config's own variables may still be below it, where a child has given the datasets other places.
+    read = runner_fields() & set(content)
+    if new.rstrip('/') != str(old).rstrip('/') and all(moved[key] == content[key] for key in read):
+        raise UserError(
+            f'--cfg-options data_root={new}: no path in the config is below its data_root {old!r}, so this would '
+            'change nothing; set the places that are read, such as train_dataloader.dataset.data_root.'
+        )
+    return moved
 
 
 def _replace_root(value: Any, old: str, new: str) -> Any:
@@ -278,25 +294,6 @@ def _names(place: Registry, name: str, scope: str) -> Iterator[str]:
     while registry is not None:
         yield from (f'{prefix}.{each}' if prefix else each for each in registry.module_dict)
         registry = None if prefix else registry.parent
-
-
-def parameters(factory: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The arguments that ``factory`` takes by name, and whether its own signature lists them all.
-
-    Where ``__init__`` has ``**kwargs``, those of its base classes are added: it usually hands them on.
-    """
-    owners = inspect.getmro(factory) if inspect.isclass(factory) else (factory,)
-    functions = [owner.__dict__.get('__init__') if inspect.isclass(owner) else owner for owner in owners]
-    found: dict[str, inspect.Parameter] = {}
-    for count, function in enumerate(filter(None, functions)):
-        try:
-            signature = inspect.signature(function).parameters
-        except ValueError:  # written in C
-            return found, False
-        found = {**signature, **found}
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in signature.values()):
-            return found, count == 0
-    return found, False
 
 
 def _check_arguments(value: dict, path: str, factory: Callable, also: set[str]) -> None:

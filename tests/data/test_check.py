@@ -97,6 +97,26 @@ def test_data_root_of_an_environment_variable_is_named(tmp_path):
         check_datasets(Config.fromfile(file))
 
 
+@pytest.mark.parametrize(
+    ('root', 'advice'),
+    [
+        ("base + '/part'", 'data_root=PATH or the environment variable DENSEVIT_TEST_DATA'),
+        ("'no_data/other'", 'train_dataloader.dataset.datasets.0.data_root=PATH'),
+        ("'no_data/toys'", 'train_dataloader.dataset.datasets.0.data_root=PATH'),
+    ],
+)
+def test_advice_moves_this_data_root(tmp_path, root, advice):
+    file = tmp_path / 'config.py'
+    file.write_text(
+        "base = data_root = '{{$DENSEVIT_TEST_DATA:no_data}}/toy'\n"
+        f"inner = dict(type='BaseSegDataset', data_root={root})\n"
+        "train_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=[inner]))"
+    )
+    with pytest.raises(UserError, match=f'; set --cfg-options {advice}') as caught:
+        check_datasets(Config.fromfile(file))
+    assert ('environment' in str(caught.value)) == ('environment' in advice)
+
+
 @pytest.mark.parametrize('wrong', ['parent', 'child', 'other'])
 def test_wrong_layout(seg_root, wrong):
     given = {'parent': seg_root.parent, 'child': seg_root / 'images', 'other': seg_root}[wrong]
@@ -141,6 +161,20 @@ def test_forgotten_reduce_zero_label_is_proposed(seg_root):
         check_datasets(seg_config(seg_root))
     (report,) = check_datasets(seg_config(seg_root, reduce_zero_label=True)).datasets
     assert report.shares['car'] > 0
+
+
+@pytest.mark.parametrize('nested', [False, True])
+def test_reduce_zero_label_of_the_pipeline_is_that_of_the_dataset(seg_root, nested):
+    step = dict(type='LoadAnnotations', reduce_zero_label=True)
+    pipeline = [dict(type='RandomChoice', transforms=[[step]])] if nested else [step]
+    place = r'dataset.pipeline\[0\]' + (r'.transforms\[0\]\[0\]' if nested else '')
+    both = f'{place}.reduce_zero_label=True but val_dataloader.dataset.reduce_zero_label=False'
+    cfg = seg_config(seg_root)
+    cfg.val_dataloader = dict(dataset={**cfg.train_dataloader.dataset, 'pipeline': pipeline})
+    with pytest.raises(UserError, match=f'{both}; give both the same'):
+        check_datasets(cfg)
+    cfg.val_dataloader.dataset.reduce_zero_label = True
+    check_datasets(cfg)
 
 
 def test_void_label_is_that_of_the_heads(seg_root):
@@ -305,6 +339,22 @@ def test_bad_annotation(det_root, change, match):
     content['annotations'][1].update(change)
     with pytest.raises(UserError, match=match):
         check_datasets(det_config(det_root, content))
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_evaluator_scores_the_file_of_its_dataset(det_root, monkeypatch, several):
+    cfg = det_config(det_root)
+    cfg.val_dataloader = cfg.train_dataloader
+    metric = dict(type='densevit.CocoMetric', ann_file='elsewhere/val.json')
+    cfg.val_evaluator = [dict(type='mmdet.DumpDetResults'), metric] if several else metric
+    option = 'val_evaluator.1.ann_file' if several else 'val_evaluator.ann_file'
+    file = det_root / 'train.json'
+    with pytest.raises(UserError, match=f"^{option}='elsewhere/val.json' .*val_dataloader.*; set {option}={file}"):
+        check_datasets(cfg)
+    monkeypatch.chdir(det_root)
+    for same in (None, str(file), './train.json'):
+        (cfg.val_evaluator[1] if several else cfg.val_evaluator).ann_file = same
+        check_datasets(cfg)
 
 
 def test_annotations_need_no_mask_where_none_is_loaded(det_root):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +200,16 @@ def test_bad_arguments(arguments: dict, message: str, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_defaults_are_the_data_set_of_the_demo() -> None:
+    from densevit.engine.demo import NUM_TRAIN, NUM_VAL, SIZE
+
+    demo = {'num_train': NUM_TRAIN, 'num_val': NUM_VAL, 'size': SIZE, 'seed': 0}
+    parameters = inspect.signature(generate).parameters
+    assert {name: parameters[name].default for name in demo} == demo
+    args = runpy.run_path(str(ROOT / 'tools/make_scenes.py'))['parser']().parse_args(['set'])
+    assert (args.train, args.val, args.size, args.seed) == tuple(demo.values())
+
+
 def test_tool(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / 'tools/make_scenes.py'), *arguments]
@@ -209,7 +221,9 @@ def test_tool(tmp_path: Path) -> None:
     assert len(list((tmp_path / 'set/coco/train2017').iterdir())) == 2
     failed = run('set', '--seed', '4')
     assert failed.returncode == 2
-    assert 'choose another folder' in failed.stderr and 'Traceback' not in failed.stderr
+    assert failed.stderr.startswith('error: ') and 'choose another folder' in failed.stderr
+    assert 'Traceback' not in failed.stderr
+    assert 'Traceback' in run('set', '--seed', '4', '--debug').stderr
     assert "'96' is not of the form HEIGHTxWIDTH" in run('other', '--size', '96').stderr
 
 

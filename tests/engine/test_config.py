@@ -134,6 +134,17 @@ def test_data_root_reaches_the_datasets(segmentor, monkeypatch):
     assert cfg.train_pipeline[1].crop_size == (64, 96)
 
 
+def test_data_root_that_would_move_nothing(segmentor):
+    altered(segmentor, 'data_root=data_root, pip', "data_root='elsewhere', pip")
+    segmentor.write_text(segmentor.read_text() + 'variable = dict(data_root=data_root)\n')
+    with pytest.raises(UserError, match="data_root=/new: no path .* 'data/toy'.*train_dataloader.dataset.data_root"):
+        load_config(segmentor, {'data_root': '/new'})
+    load_config(segmentor, {'data_root': 'data/toy'})
+    altered(segmentor, "'{{$DENSEVIT_TEST_ROOT:data/toy}}'", 'None')
+    with pytest.raises(UserError, match='data_root None'):
+        load_config(segmentor, {'data_root': '/new'})
+
+
 def test_misspelt_field(segmentor):
     altered(segmentor, 'optim_wrapper = dict', 'optim_wraper = dict')
     with pytest.raises(UserError, match="'optim_wraper'; did you mean 'optim_wrapper'"):
