@@ -3,6 +3,8 @@
 
 make demo
 python tools/demo.py --out work_dirs/demo
+
+The exit status is 1 where a target is missed.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> int:
     from densevit.engine.demo import run_demo
 
-    run_demo(args.out, args.seed)
+    return 0 if all(result.reached for result in run_demo(args.out, args.seed)) else 1
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@
     DENSEVIT_DATA=/data python tools/reproduce.py camvid nuclei
 
 expects /data/camvid and /data/nuclei, see configs/_base_/datasets.
+The exit status is 1 where a target is missed.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> int:
     from densevit.engine.reproduce import Task, reproduce
 
     results = [reproduce(Task(*TARGETS[name]), (args.out / TARGETS[name][0]).resolve()) for name in args.data]
     print(*results, sep='\n')
+    return 0 if all(result.reached for result in results) else 1
 
 
 if __name__ == '__main__':

@@ -4,7 +4,8 @@
     python tools/test.py configs/upernet_patchconvnet_ade20k.py work_dirs/.../best_mIoU.pth
     python tools/test.py configs/mask_rcnn_patchconvnet_coco.py model.pth --tta --show-dir pictures
 
-Metrics are printed as a table and written to <work dir>/metrics.json.
+Metrics are printed as a table and written to metrics.json (with --tta: metrics_tta.json) in the work dir, by default
+the checkpoint's folder; logs go to test/ in it.
 The first N images, with random weights, to see that all is in place:
 
     python tools/test.py configs/upernet_patchconvnet_ade20k.py --cfg-options data_root=/data/ade \\
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'checkpoint', nargs='?', help='weights to evaluate; without them the weights are random (a dry run)'
     )
-    parser.add_argument('--out', metavar='FILE', help='metrics as JSON (default: <work dir>/metrics.json)')
+    parser.add_argument('--out', metavar='FILE', help='metrics as JSON (default: metrics.json in the work dir)')
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the truth into this folder')
     parser.add_argument('--tta', action='store_true', help='average over scales and flips (tta_pipeline of the config)')
     return parser

@@ -33,6 +33,11 @@ def parser() -> argparse.ArgumentParser:
         help='go on from a checkpoint, or from the newest of the work dir: weights, optimizer, schedule, iteration',
     )
     parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights')
+    parser.add_argument(
+        '--new-classes',
+        action='store_true',
+        help="with --load-from: leave out the heads' tensors that are for another number of classes",
+    )
     parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, GPU or CPU')
     parser.add_argument(
         '--accumulate', type=int, default=1, metavar='N', help='update the weights every N batches (default: 1)'

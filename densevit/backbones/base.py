@@ -11,8 +11,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoints import load_weights
-from ..errors import did_you_mean
+from ..checkpoints import load_weights, read_state_dict
+from ..errors import UserError, did_you_mean
 from ..layers.attention import check_attn_backend
 
 __all__ = ['Backbone']
@@ -33,8 +33,8 @@ class Backbone(BaseModule):
         with_cp: recompute the blocks in the backward pass instead of storing their activations.
         attn_backend: see :func:`densevit.layers.attention`; backbones without attention accept it too, so that a
             config can exchange the backbone alone.
-        init_cfg: mmengine's initialization config; ``dict(type='Pretrained', checkpoint=PATH)`` is read by
-            :func:`densevit.checkpoints.load_weights`.
+        init_cfg: mmengine's initialization config; ``dict(type='Pretrained', checkpoint=PATH)``, with ``prefix=`` the
+            part of the file below that prefix, is read by :func:`densevit.checkpoints.load_weights`.
 
     Raises:
         ValueError: an argument outside its range; the message names the range.
@@ -107,12 +107,27 @@ class Backbone(BaseModule):
 
         Raises:
             CheckpointError: the checkpoint does not fit.
+            UserError: a pretrained checkpoint beside other initializations, or with keys that it does not have.
         """
-        if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
-            report = load_weights(self, self.init_cfg['checkpoint'])
-            print_log(f'{type(self).__name__}: {self.init_cfg["checkpoint"]}: {report}', logger='current')
-        else:
+        given = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
+        if not any(cfg.get('type') == 'Pretrained' for cfg in given):
             super().init_weights()
+            return
+        # the place in memory makes no difference: weights are read to the CPU and copied to where the model is
+        keys = {'type', 'checkpoint', 'prefix', 'map_location'}
+        if len(given) > 1 or 'checkpoint' not in given[0] or not keys.issuperset(given[0]):
+            raise UserError(
+                f'init_cfg={self.init_cfg!r}: a pretrained checkpoint is loaded whole, so give '
+                "dict(type='Pretrained', checkpoint=PATH) alone, with prefix= where the weights lie below one."
+            )
+        path, prefix = given[0]['checkpoint'], given[0].get('prefix')
+        tensors = read_state_dict(path)
+        if prefix:
+            prefix = prefix.rstrip('.') + '.'
+            tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            if not tensors:
+                raise UserError(f'init_cfg: no tensor of {str(path)!r} has a name that begins with prefix={prefix!r}.')
+        print_log(f'{type(self).__name__}: {path}: {load_weights(self, tensors)}', logger='current')
 
     def freeze(self) -> None:
         """Apply ``frozen_stages``. Called at the end of ``__init__`` and by ``train()``."""

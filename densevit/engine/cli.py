@@ -34,7 +34,10 @@ class _KeyValues(DictAction):
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Options of every tool that runs a config."""
     parser.add_argument('config', help='config file, or the name of a shipped one')
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results (default: work_dirs/<config>)')
+    parser.add_argument(
+        '--work-dir',
+        help="folder for logs, checkpoints and results (default: work_dirs/<config>; of test.py the checkpoint's)",
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -62,19 +65,22 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 def run_tool(
     parser: argparse.ArgumentParser,
-    main: Callable[[argparse.Namespace], Any],
+    main: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse, run ``main`` and return the exit status: 0, 2 after a user's mistake, 130 after Ctrl-C."""
-    args = parser.parse_args(argv)
+    """Parse, run ``main`` and return the exit status: ``main``'s own, 2 after a user's mistake, 130 after Ctrl-C.
+
+    An option may stand between two arguments: ``test.py CONFIG --tta CHECKPOINT``.
+    """
+    args = parser.parse_intermixed_args(argv)
     try:
         require_one_mm_line()
         if args.debug:
-            main(args)
+            status = main(args)
         else:
             ignore_warnings()
             with quiet_prints():
-                main(args)
+                status = main(args)
     except KeyboardInterrupt:
         print('stopped.', file=sys.stderr)
         return 130
@@ -86,7 +92,7 @@ def run_tool(
             traceback.print_exc()
         print(f'error: {mistake}', file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 def _mistake(error: BaseException) -> str | None:

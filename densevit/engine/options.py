@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import find_latest_checkpoint
 
+from ..checkpoints import CheckpointError, read_checkpoint
 from ..errors import UserError
 
-__all__ = ['RunOptions', 'apply_options', 'batch_line', 'effective_batch', 'existing_file']
+__all__ = ['RunOptions', 'apply_options', 'batch_line', 'check_batch', 'effective_batch', 'existing_file']
 
 # Numbers of a parameter scheduler that count iterations where it is not by epoch.
 _ITERATION_KEYS = ('begin', 'end', 'T_max', 'total_steps', 'step_size', 'milestones', 'periods')
@@ -23,8 +24,17 @@ _STARTED_BY = {
     'slurm': ('SLURM_PROCID', 'srun'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'mpirun'),
 }
+# Names of the checkpoints that a run leaves as it goes.
+_SAVED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 # Numbers of a parameter scheduler that are learning rates.
 _RATE_KEYS = ('eta_max', 'eta_min')
+# Whole numbers that are calculated with here, or that torch would complain about in its own words.
+_COUNTS = (
+    *(f'train_cfg.{key}' for key in ('max_iters', 'max_epochs', 'val_interval')),
+    *(f'{split}_dataloader.batch_size' for split in ('train', 'val', 'test')),
+    'optim_wrapper.accumulative_counts',
+    'auto_scale_lr.base_batch_size',
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class RunOptions:
     ema: float | None = None
     auto_scale_lr: bool = False
     load_from: str | None = None
+    new_classes: bool = False
     resume: str | bool = False
     tensorboard: bool = False
     wandb: bool = False
@@ -51,6 +62,7 @@ def apply_options(cfg: Config, options: RunOptions) -> Config:
     Raises:
         UserError: an option that cannot be met.
     """
+    _check_numbers(cfg)
     name = Path(cfg.filename).stem if cfg.filename else 'run'
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
     cfg.launcher = options.launcher
@@ -64,6 +76,9 @@ def apply_options(cfg: Config, options: RunOptions) -> Config:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     cfg.randomness = randomness
     cfg.load_from = existing_file(options.load_from) if options.load_from else cfg.get('load_from')
+    if options.new_classes and not cfg.load_from:
+        raise UserError('--new-classes needs --load-from: the checkpoint to start from.')
+    cfg.new_classes = options.new_classes
     if options.resume:
         # A run that is started again and again by a scheduler says so from the beginning: nothing there, a new start.
         newest = _newest_checkpoint(cfg.work_dir) if options.resume is True else existing_file(options.resume)
@@ -95,12 +110,45 @@ def existing_file(path: str) -> str:
 
 
 def _newest_checkpoint(work_dir: str) -> str | None:
-    """The one that a run left last; mmengine notes its path, which is wrong in a folder that has been moved."""
-    if not Path(work_dir).is_dir():
-        return None
-    noted = find_latest_checkpoint(work_dir)
-    places = [Path(noted), Path(work_dir, Path(noted).name)] if noted else []
-    return next((str(place) for place in places if place.is_file()), None)
+    """The one that a run left last, or the newest before it that is whole; None where no run has left any.
+
+    mmengine notes its path, which is wrong in a folder that has been moved, and removes an old checkpoint before it
+    writes the new one, so that a run that is stopped meanwhile can leave a note without a file.
+
+    Raises:
+        UserError: a run was there, and none of its checkpoints can be read.
+    """
+    folder = Path(work_dir)
+    note = folder / 'last_checkpoint'
+    if note.is_file():
+        noted = Path(note.read_text().strip())
+        for place in (noted, folder / noted.name):
+            if place.is_file():
+                return str(place)
+    saved = [(int(match[1]), path) for path in folder.glob('*.pth') if (match := _SAVED.fullmatch(path.name))]
+    for _, path in sorted(saved, reverse=True):
+        try:
+            read_checkpoint(path)
+        except CheckpointError:
+            continue
+        return str(path)
+    if saved or note.is_file():
+        raise UserError(
+            f'--resume: no checkpoint of the run in {work_dir!r} can be read; leave --resume out to start anew, '
+            'or name another checkpoint behind it.'
+        )
+    return None
+
+
+def _check_numbers(cfg: Config) -> None:
+    for key in _COUNTS:
+        part, name = key.split('.')
+        value = (cfg.get(part) or {}).get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f'{key}={value!r}: give a whole number, at least 1.')
+    rate = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr')
+    if rate is not None and not isinstance(rate, (int, float)):
+        raise UserError(f'optim_wrapper.optimizer.lr={rate!r}: give a number.')
 
 
 def _distribute(cfg: Config) -> None:
@@ -131,8 +179,9 @@ def _distribute(cfg: Config) -> None:
 def _change_training(cfg: Config, options: RunOptions) -> None:
     """Precision, accumulation, averaging and learning rate."""
     if options.amp:
-        if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise UserError(f'--amp cannot change optim_wrapper.type={cfg.optim_wrapper.type!r}.')
+        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise UserError(f'--amp cannot change optim_wrapper.type={kind!r}.')
         for key in ('loss_scale', 'dtype'):
             cfg.optim_wrapper.pop(key, None)
         cfg.optim_wrapper.type = 'densevit.BF16OptimWrapper'
@@ -193,10 +242,38 @@ def _scale_rates(cfg: Config, factor: float) -> None:
 
 def effective_batch(cfg: Config) -> int:
     """Images per weight update: batch size x processes x accumulated batches."""
+    return cfg.train_dataloader.batch_size * _processes(cfg) * cfg.optim_wrapper.get('accumulative_counts', 1)
+
+
+def _processes(cfg: Config) -> int:
     # mmengine sets WORLD_SIZE where the launcher does not, but only when it starts
     names = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE') if cfg.get('launcher', 'none') != 'none' else ()
-    processes = next((int(os.environ[name]) for name in names if name in os.environ), 1)
-    return cfg.train_dataloader.batch_size * processes * cfg.optim_wrapper.get('accumulative_counts', 1)
+    return next((int(os.environ[name]) for name in names if name in os.environ), 1)
+
+
+def check_batch(cfg: Config) -> None:
+    """Look for a pyramid pooling that would normalize over a single value.
+
+    Pooled to one pixel, one image has one value per channel, of which BatchNorm in training has no variance.
+
+    Raises:
+        UserError: one image per process, and BatchNorm that is not synchronized.
+    """
+    if cfg.train_dataloader.get('batch_size') != 1:
+        return
+    synchronized = ('SyncBN', *(['BN', 'BN2d'] if cfg.get('sync_bn') else ())) if _processes(cfg) > 1 else ()
+    for key in ('decode_head', 'auxiliary_head'):
+        heads = cfg.model.get(key) or ()
+        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+            norm = (head.get('norm_cfg') or {}).get('type')
+            kind = str(head.get('type')).rpartition('.')[2]
+            pyramid = kind in ('UPerHead', 'PSPHead') and 1 in head.get('pool_scales', (1, 2, 3, 6))
+            if pyramid and norm in ('BN', 'BN2d', 'SyncBN') and norm not in synchronized:
+                raise UserError(
+                    f'train_dataloader.batch_size=1: {kind} pools to one pixel and normalizes over the batch, which '
+                    'takes two images: use batch_size=2, where --accumulate keeps the images per update, or '
+                    f"norm_cfg=dict(type='GN', num_groups=32) in model.{key}."
+                )
 
 
 def _recipe_batch(cfg: Config) -> int | None:

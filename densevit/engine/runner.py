@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner as MMRunner
@@ -21,8 +21,9 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import CheckpointError, load_weights, read_checkpoint
+from ..checkpoints import CheckpointError, LoadReport, load_weights, read_checkpoint
 from ..data.loading import name_unreadable_files
+from ..errors import UserError
 from ..registry import HOOKS
 from .noise import drop_noise
 
@@ -30,6 +31,8 @@ __all__ = ['Runner', 'SameBuffersHook', 'build_runner', 'is_main_process']
 
 # The runs of this process: mmengine keeps loggers and visualizers by name, and a second run would get the first's.
 _RUNS = itertools.count()
+# By launcher: the environment variable with a process's number.
+_RANKS = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 
 
 class Runner(MMRunner):
@@ -41,6 +44,9 @@ class Runner(MMRunner):
     The environment goes to ``environment.txt`` beside the log, the config to the work dir; mmengine's log opens with
     some hundred lines of both.
     """
+
+    # of the checkpoint that was loaded last
+    report: LoadReport | None = None
 
     @property
     def bare_model(self) -> nn.Module:
@@ -69,13 +75,26 @@ class Runner(MMRunner):
             self.call_hook('after_load_checkpoint', checkpoint=content)
             report = load_weights(self.bare_model, content['state_dict'])
         else:
-            report = load_weights(self.bare_model, content)
+            report = load_weights(self.bare_model, content, new_classes=self.cfg.get('new_classes', False))
             # an average starts from what was loaded; its hook looks for the names of the model that the runner has
             model = self.model.module if is_model_wrapper(self.model) else self.model
             self.call_hook('after_load_checkpoint', checkpoint={'state_dict': model.state_dict()})
         self._has_loaded = True
+        self.report = report
         self.logger.info(f'{filename}: {report}')
         return content
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """mmengine's; what a part has against its arguments is the config's mistake."""
+        try:
+            return super().build_model(model)
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
+            inner: BaseException = error
+            while inner.__context__ is not None and str(inner.__context__) in str(inner):  # wrapped by a builder
+                inner = inner.__context__
+            raise UserError(f'model: it cannot be built as the config says: {inner}') from error
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
@@ -116,8 +135,10 @@ class SameBuffersHook(Hook):
 
     def before_val_epoch(self, runner: MMRunner) -> None:
         """Send them around."""
-        for buffer in runner.model.buffers():
-            broadcast(buffer)
+        averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for model in (runner.model, *averages):
+            for buffer in model.buffers():
+                broadcast(buffer)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -138,12 +159,9 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def is_main_process() -> bool:
-    """Whether this is the process that prints and writes; true where nothing is distributed.
+def is_main_process(cfg: Config) -> bool:
+    """Whether this is the process that prints and writes; without a launcher every process is on its own.
 
     Read from the environment, since it is asked before the processes know each other.
     """
-    for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
-        if name in os.environ:
-            return os.environ[name] == '0'
-    return True
+    return os.environ.get(_RANKS.get(cfg.get('launcher', 'none'), ''), '0') == '0'

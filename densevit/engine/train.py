@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data.check import check_datasets
 from .config import load_config
-from .options import RunOptions, apply_options, batch_line
+from .options import RunOptions, apply_options, batch_line, check_batch
 from .runner import build_runner, is_main_process
 
 __all__ = ['options_from', 'train']
@@ -27,12 +27,14 @@ def train(args: argparse.Namespace) -> Path:
         UserError: a mistake in the config, the data, a checkpoint or an option.
     """
     cfg = apply_options(load_config(args.config, args.cfg_options), options_from(args))
-    if not args.skip_data_check and is_main_process():
+    check_batch(cfg)
+    if not args.skip_data_check and is_main_process(cfg):
         print(check_datasets(cfg, ('train', 'val')))
     runner = build_runner(cfg)
     runner.logger.info(batch_line(cfg, args.auto_scale_lr))
-    if args.resume and not cfg.resume:
-        runner.logger.info(f'--resume: no checkpoint in {cfg.work_dir}, this is a new start')
+    if args.resume:
+        found = f'going on from {cfg.load_from}' if cfg.resume else f'no checkpoint in {cfg.work_dir}, a new start'
+        runner.logger.info(f'--resume: {found}')
     runner.train()
     work_dir = Path(cfg.work_dir).resolve()
     runner.logger.info(f'results: {work_dir}')

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from densevit.backbones.base import Backbone
 from densevit.backbones.patchconvnet import PatchConvNet
 from densevit.checkpoints import CheckpointError
+from densevit.errors import UserError
 from tests.backbones.contract import BackboneContract
 
 
@@ -296,3 +297,31 @@ def test_pretrained_loads_whole_or_not_at_all(tmp_path):
     wider = PatchConvNet({**arch, 'embed_dims': 16}, init_cfg=dict(type='Pretrained', checkpoint=str(file)))
     with pytest.raises(CheckpointError, match='of another shape'):
         wider.init_weights()
+
+
+@pytest.mark.parametrize('prefix', ['encoder', 'encoder.', None])
+def test_pretrained_in_a_list_and_below_a_prefix(tmp_path, prefix):
+    arch = dict(embed_dims=8, depth=2, stem_depth=2)
+    source, file = PatchConvNet(arch), tmp_path / 'weights.pth'
+    beside = {'head.weight': torch.zeros(3)} if prefix else {}
+    torch.save({**{f'{"encoder." if prefix else ""}{n}': t for n, t in source.state_dict().items()}, **beside}, file)
+    model = PatchConvNet(arch, init_cfg=[dict(type='Pretrained', checkpoint=str(file), prefix=prefix)])
+    model.init_weights()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ('init_cfg', 'named'),
+    [
+        ([dict(type='Pretrained', checkpoint='w.pth'), dict(type='Normal', layer='Linear')], 'alone'),
+        (dict(type='Pretrained'), 'checkpoint=PATH'),
+        (dict(type='Pretrained', checkpoint='w.pth', prefx='a'), 'prefx'),
+        (dict(type='Pretrained', checkpoint='w.pth', prefix='trunk'), "prefix='trunk.'"),
+    ],
+)
+def test_pretrained_with_what_it_cannot_mean(tmp_path, monkeypatch, init_cfg, named):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'head.weight': torch.zeros(3)}, 'w.pth')
+    with pytest.raises(UserError, match=named):
+        PatchConvNet(dict(embed_dims=8, depth=2, stem_depth=2), init_cfg=init_cfg).init_weights()

@@ -180,6 +180,48 @@ def test_a_file_for_more_classes(shared_facts):
         load_weights(classifier(num_classes=9), official(shared_facts))
 
 
+def test_new_classes_leave_out_the_rows_of_heads_only():
+    tensors = fill(Segmentor()).state_dict()
+    more = {**tensors, 'decode_head.weight': torch.zeros(9, 16, 1, 1), 'decode_head.bias': torch.zeros(9)}
+    model = Segmentor()
+    head = copy.deepcopy(model.decode_head.state_dict())
+    with pytest.raises(CheckpointError, match='--new-classes'):
+        load_weights(model, more)
+    report = load_weights(model, more, new_classes=True)
+    assert report.renewed == ('decode_head.weight', 'decode_head.bias') and report.kept == ()
+    assert 'for new classes: decode_head.weight, decode_head.bias' in str(report)
+    assert equal(model.decode_head, head)
+    assert all(torch.equal(t, tensors[f'backbone.{name}']) for name, t in model.backbone.state_dict().items())
+    # the same classes: nothing is left out
+    assert load_weights(Segmentor(), tensors, new_classes=True).renewed == ()
+
+    for name, spoilt in (
+        ('decode_head.weight', torch.zeros(4, 8, 1, 1)),  # other channels
+        ('decode_head.weight', torch.zeros(9, 16)),
+        ('backbone.blocks.1.conv_out.bias', torch.zeros(4)),
+    ):
+        with pytest.raises(CheckpointError, match=name) as caught:
+            load_weights(model, {**more, name: spoilt}, new_classes=True)
+        assert '--new-classes' not in str(caught.value)
+    with pytest.raises(CheckpointError, match='of another shape'):
+        load_weights(PatchConvNet(ARCH), {**PatchConvNet(ARCH).state_dict(), 'blocks.1.gamma': torch.zeros(4)},
+                     new_classes=True)  # fmt: skip
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_a_segmentor_takes_a_backbone_alone(prefix):
+    source, model = fill(PatchConvNet(ARCH)), fill(Segmentor())
+    head = copy.deepcopy(model.decode_head.state_dict())
+    report = load_weights(model, {f'{prefix}{name}': t + 1 for name, t in source.state_dict().items()})
+    assert all(torch.equal(t, source.state_dict()[name] + 1) for name, t in model.backbone.state_dict().items())
+    assert equal(model.decode_head, head)
+    assert report.kept == ('decode_head.weight', 'decode_head.bias')
+    assert 'kept 2 as they were (decode_head.weight' in str(report)
+    part = dict(list(source.state_dict().items())[1:])
+    with pytest.raises(CheckpointError, match=r'1 missing \(backbone\.'):
+        load_weights(model, part)
+
+
 def test_report_as_text():
     model = Segmentor()
     report = load_weights(model, fill(classifier()).state_dict())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from densevit.engine import options as module
 from densevit.engine.config import check_config, load_config
-from densevit.engine.options import RunOptions, apply_options, batch_line, effective_batch
+from densevit.engine.options import RunOptions, apply_options, batch_line, check_batch, effective_batch
 from densevit.errors import UserError
 
 ADE, COCO = 'upernet_patchconvnet_ade20k', 'mask_rcnn_patchconvnet_coco'
@@ -88,6 +89,7 @@ def test_effective_batch_and_its_line(monkeypatch, launcher, variable):
         (dict(ema=1.5), '--ema 1.5'),
         (dict(load_from='absent.pth'), "'absent.pth'"),
         (dict(resume='absent.pth'), "'absent.pth'"),
+        (dict(new_classes=True), '--load-from'),
         (dict(launcher='pytorch'), 'torchrun'),
         (dict(launcher='slurm'), 'srun'),
     ],
@@ -138,3 +140,60 @@ def test_resume(tmp_path):
     assert (cfg.resume, cfg.load_from) == (True, str(own))
     cfg = applied(resume=str(other), **run)
     assert (cfg.resume, cfg.load_from) == (True, str(other))
+
+
+def test_resume_falls_back_to_the_newest_that_can_be_read(tmp_path):
+    run = dict(work_dir=str(tmp_path), resume=True)
+    note = tmp_path / 'last_checkpoint'
+    note.write_text(str(tmp_path / 'iter_12.pth'))  # which was never written
+    with pytest.raises(UserError, match='no checkpoint of the run'):
+        applied(**run)
+    for name in ('iter_2.pth', 'iter_10.pth', 'best_mIoU_iter_11.pth'):
+        torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / name)
+    (tmp_path / 'iter_11.pth').write_bytes((tmp_path / 'iter_10.pth').read_bytes()[:100])
+    assert applied(**run).load_from == str(tmp_path / 'iter_10.pth')
+    note.unlink()
+    assert applied(**run).load_from == str(tmp_path / 'iter_10.pth')
+    for name in ('iter_2.pth', 'iter_10.pth'):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match='no checkpoint of the run'):
+        applied(**run)
+
+
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('train_cfg.max_iters', 'abc'),
+        ('train_dataloader.batch_size', 'x'),
+        ('train_dataloader.batch_size', 0),
+        ('val_dataloader.batch_size', 1.5),
+        ('optim_wrapper.optimizer.lr', 'fast'),
+    ],
+)
+def test_numbers_that_are_none(key, value):
+    cfg = load_config(ADE, {key: value})
+    with pytest.raises(UserError, match=f'{key}={value!r}'):
+        apply_options(cfg, RunOptions(accumulate=2, auto_scale_lr=True))
+
+
+def test_amp_without_a_type_of_wrapper():
+    cfg = load_config(ADE)
+    del cfg.optim_wrapper['type']
+    assert apply_options(cfg, RunOptions(amp=True)).optim_wrapper.type == 'densevit.BF16OptimWrapper'
+
+
+def test_pyramid_pooling_of_one_image_has_nothing_to_normalize_over(monkeypatch):
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    cfg = load_config(ADE, {'train_dataloader.batch_size': 1})
+    with pytest.raises(UserError, match=r'batch_size=1: UPerHead .*--accumulate'):
+        check_batch(cfg)
+    check_batch(load_config(ADE))
+    check_batch(load_config(COCO, {'train_dataloader.batch_size': 1}))
+    check_batch(load_config(ADE, {'train_dataloader.batch_size': 1, 'model.decode_head.pool_scales': [2, 4]}))
+    check_batch(load_config(ADE, {'train_dataloader.batch_size': 1, 'model.decode_head.norm_cfg.type': 'GN'}))
+    cfg.launcher, cfg.sync_bn = 'pytorch', 'torch'
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    check_batch(cfg)
+    cfg.sync_bn = None
+    with pytest.raises(UserError, match='batch_size=1'):
+        check_batch(cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 
 import pytest
@@ -10,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseTTAModel
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS
 from torch import nn
 
 from densevit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
@@ -34,6 +35,41 @@ class RunnerToy(BaseModel):
 class RunnerToyTTA(BaseTTAModel):
     def merge_preds(self, data_samples_list):
         return data_samples_list
+
+
+@MODELS.register_module(force=True)
+class NewClasses(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Linear(2, 2, bias=False), nn.Linear(2, 3, bias=False)
+
+    def forward(self, *args, **kwargs):
+        return {}
+
+
+@MODELS.register_module(force=True)
+class Refusing(BaseModel):
+    def __init__(self, error, wrapped):
+        super().__init__()
+        kind = getattr(builtins, error)
+        try:
+            raise kind('width must be odd')
+        except kind as inner:
+            if not wrapped:
+                raise
+            raise kind(f'class `Toy` in toy.py: {inner}')  # noqa: B904  (as some builders do)
+
+    def forward(self, *args, **kwargs):
+        return {}
+
+
+@DATASETS.register_module(force=True)
+class NoSamples:
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise ValueError('a bug')
 
 
 @pytest.fixture(autouse=True)
@@ -147,19 +183,60 @@ def test_environment_is_kept_beside_the_log(tmp_path):
     assert str(file.parent) == os.path.realpath(runner.log_dir)
 
 
-@pytest.mark.parametrize('variable', ['RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
-def test_main_process(monkeypatch, variable):
+@pytest.mark.parametrize(
+    'launcher, variable', [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')]
+)
+def test_main_process(monkeypatch, launcher, variable):
     for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
-        monkeypatch.delenv(name, raising=False)
-    assert is_main_process()
+        monkeypatch.setenv(name, '1')  # what another launcher, or none, makes of them does not matter
+    cfg = Config(dict(launcher=launcher))
     monkeypatch.setenv(variable, '0')
-    assert is_main_process()
+    assert is_main_process(cfg)
     monkeypatch.setenv(variable, '3')
-    assert not is_main_process()
+    assert not is_main_process(cfg)
+    assert is_main_process(Config(dict(launcher='none'))) and is_main_process(Config())
 
 
-def test_buffers_are_sent_before_anything_else():
+def test_buffers_are_sent_before_anything_else(tmp_path, monkeypatch):
+    """Those of the model and those of its average."""
     assert SameBuffersHook.priority == 'VERY_HIGH'  # an average swaps its own buffers in at NORMAL
+    runner = build_runner(toy(tmp_path, custom_hooks=[dict(type='EMAHook', momentum=0.1)]))
+    runner.model.register_buffer('mean', torch.zeros(2))
+    runner.call_hook('before_run')
+    sent = []
+    monkeypatch.setattr('densevit.engine.runner.broadcast', sent.append)
+    SameBuffersHook().before_val_epoch(runner)
+    (ema,) = (hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook')
+    assert any(buffer is runner.model.mean for buffer in sent)
+    assert any(buffer is ema.ema_model.module.mean for buffer in sent)
+
+
+@pytest.mark.parametrize('error', [TypeError, ValueError])
+def test_a_model_that_refuses_its_arguments_is_the_users_mistake(tmp_path, error):
+    for wrapped in (True, False):
+        with pytest.raises(UserError, match=r'^model: it cannot be built as the config says: width must be odd$'):
+            build_runner(toy(tmp_path, dict(type='Refusing', error=error.__name__, wrapped=wrapped)))
+
+
+def test_errors_of_training_stay_as_they_are(tmp_path):
+    loader = dict(dataset=dict(type='NoSamples'), sampler=dict(type='DefaultSampler'), batch_size=1, num_workers=0)
+    optimizer = dict(optimizer=dict(type='SGD', lr=0.1))
+    train = dict(train_cfg=dict(by_epoch=False, max_iters=1), train_dataloader=loader, optim_wrapper=optimizer)
+    runner = build_runner(toy(tmp_path, **train))
+    with pytest.raises(ValueError, match='^a bug$') as caught:
+        runner.train()
+    assert not isinstance(caught.value, UserError)
+
+
+def test_other_classes(tmp_path, weights):
+    runner = build_runner(toy(tmp_path, dict(type='NewClasses'), new_classes=True))
+    path = tmp_path / 'more.pth'
+    torch.save({'backbone.weight': torch.full((2, 2), 7.0), 'head.weight': torch.zeros(5, 2)}, path)
+    runner.load_checkpoint(str(path))
+    assert (runner.bare_model.backbone.weight == 7).all()
+    runner.cfg.new_classes = False
+    with pytest.raises(CheckpointError, match='--new-classes'):
+        runner.load_checkpoint(str(path))
 
 
 class _Dataset:

@@ -125,9 +125,9 @@ def scalars(work_dir: Path) -> list[dict]:
     return [json.loads(line) for line in newest.read_text().splitlines()]
 
 
-def metrics(work_dir: Path) -> dict:
+def metrics(work_dir: Path, name: str = 'metrics.json') -> dict:
     """What tools/test.py wrote."""
-    return json.loads((work_dir / 'metrics.json').read_text())
+    return json.loads((work_dir / name).read_text())
 
 
 def training(work_dir: Path, *keys: str) -> list[tuple]:

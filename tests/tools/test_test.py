@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -85,10 +86,10 @@ def test_tta(tool, scenes, tmp_path, request, config, fixture, name, classes):
     checkpoint = newest(request.getfixturevalue(fixture))
     plain = ['test', config, checkpoint, '--work-dir', tmp_path, *options(config, scenes)]
     values = []
-    for more in ([], ['--tta', '--show-dir', tmp_path / 'pictures']):
+    for name, more in (('metrics.json', []), ('metrics_tta.json', ['--tta', '--show-dir', tmp_path / 'pictures'])):
         done = tool(*plain, *more)
         assert done.status == 0, done.err
-        values.append(metrics(tmp_path))
+        values.append(metrics(tmp_path, name))
     assert values[0]['per_class'] != values[1]['per_class']
     assert len(list((tmp_path / 'pictures').iterdir())) == 4
 
@@ -96,7 +97,8 @@ def test_tta(tool, scenes, tmp_path, request, config, fixture, name, classes):
     single.write_text(_single_view(config))
     done = tool('test', single, *plain[2:], '--tta')
     assert done.status == 0, done.err
-    assert metrics(tmp_path) == values[0]
+    assert metrics(tmp_path, 'metrics_tta.json') == values[0]
+    assert metrics(tmp_path) == values[0]  # not overwritten
 
 
 def _single_view(config: str) -> str:
@@ -104,6 +106,19 @@ def _single_view(config: str) -> str:
     pipeline = load_config(config)._cfg_dict.to_dict()['tta_pipeline']
     pipeline[1]['transforms'] = [views[:1] for views in pipeline[1]['transforms']]
     return f'_base_ = [{str(configs_dir() / f"{config}.py")!r}]\ntta_pipeline = {pipeline!r}\n'
+
+
+def test_results_go_beside_the_checkpoint_and_leave_the_training_run_alone(tool, scenes, segmentor, tmp_path):
+    run = tmp_path / 'run'
+    shutil.copytree(segmentor, run)
+    before = {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
+    # an option between the two arguments
+    done = tool('test', SEGMENT, '--deterministic', newest(run), *options(SEGMENT, scenes))
+    assert done.status == 0, done.err
+    assert 'mIoU' in metrics(run)
+    assert {path: path.read_bytes() for path in before} == before
+    new = {path.relative_to(run).parts[0] for path in run.rglob('*') if path.is_file() and path not in before}
+    assert new == {'metrics.json', 'test'}
 
 
 def test_dry_run_without_checkpoint(tool, scenes, tmp_path):

@@ -23,7 +23,7 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     expected = (
         'config --work-dir --cfg-options --launcher --seed --deterministic --skip-data-check --debug --resume '
-        '--load-from --amp --accumulate --auto-scale-lr --ema --tensorboard --wandb'
+        '--load-from --new-classes --amp --accumulate --auto-scale-lr --ema --tensorboard --wandb'
     )
     assert [name for name in expected.split() if name not in text] == []
 
@@ -144,6 +144,22 @@ def test_auto_scale_lr(tool, scenes, tmp_path):
     assert scaled[0] == pytest.approx(plain[0] / 2)
 
 
+def test_weights_for_other_classes(tool, scenes, detector, tmp_path):
+    """All six tensors that count classes start anew and are listed; everything else is loaded."""
+    heads = [f'model.roi_head.{head}.num_classes=2' for head in ('bbox_head', 'mask_head')]
+    start = ['--load-from', detector / 'epoch_2.pth', '--new-classes', '--skip-data-check', '--work-dir', tmp_path]
+    short = options(DETECT, scenes, *heads, "train_dataloader.dataset.metainfo.classes=('disc','square')")
+    done = tool('train', DETECT, *start, *short, 'train_cfg.max_epochs=1', 'val_cfg=None', 'val_dataloader=None',
+                'val_evaluator=None')  # fmt: skip
+    assert done.status == 0, done.err
+    (line,) = (line for line in done.out.splitlines() if 'for new classes: ' in line)
+    names = line.partition('for new classes: ')[2].split(', ')
+    assert len(names) == 6 and all(name.startswith('roi_head.') for name in names)
+
+
+TWO_CLASSES = 'model.decode_head.num_classes=2'
+
+
 def _mistakes(scenes: Path, tmp_path: Path, segmentor: Path, detector: Path) -> dict[str, tuple[list, str]]:
     cut = tmp_path / 'cut.pth'
     cut.write_bytes((segmentor / 'iter_4.pth').read_bytes()[:5000])
@@ -164,13 +180,21 @@ def _mistakes(scenes: Path, tmp_path: Path, segmentor: Path, detector: Path) -> 
         'accumulate': ([SEGMENT, '--accumulate', '0', *short], '--accumulate 0'),
         'ema': ([SEGMENT, '--ema', '2', *short], '--ema 2'),
         'launcher': ([SEGMENT, '--launcher', 'pytorch', *short], 'torchrun'),
+        'folder': (['.'], 'is a folder'),
+        'number': ([SEGMENT, *short, 'train_cfg.max_iters=abc'], "train_cfg.max_iters='abc'"),
+        'argument': ([SEGMENT, *short, 'model.backbone.out_indices=[99]'], 'out_indices=(99,) must name'),
+        'one image': ([SEGMENT, *short, 'train_dataloader.batch_size=1'], 'batch_size=2'),
+        'classes': (
+            [SEGMENT, '--load-from', str(segmentor / 'iter_4.pth'), '--skip-data-check', *short, TWO_CLASSES],
+            '--new-classes',
+        ),
         'scale': ([SEGMENT, '--auto-scale-lr', *short, 'auto_scale_lr=None'], 'base_batch_size'),
     }
 
 
 MISTAKES = [
     'config', 'key', 'type', 'data root', 'no checkpoint', 'nothing to resume', 'cut checkpoint', 'other checkpoint',
-    'weights only', 'accumulate', 'ema', 'launcher', 'scale',
+    'weights only', 'accumulate', 'ema', 'launcher', 'folder', 'number', 'argument', 'one image', 'classes', 'scale',
 ]  # fmt: skip
 
 
