@@ -1,7 +1,8 @@
 """UperNet on a small PatchConvNet (0.83 M parameters), CamVid, from scratch.
 
-Expected: CAMVID mIoU on the 101 validation frames, measured by us.
-Cost: CAMTIME minutes on two CPU cores.
+Expected: 60 mIoU on the 101 validation frames. Measured by us so far: 58.7 with a schedule of 2600 iterations (57.6
+    without windows), 40 CPU minutes; the full schedule has not been measured.
+Cost: about 50 minutes on two CPU cores.
 Command: DENSEVIT_DATA=/data python tools/train.py configs/upernet_patchconvnet-tiny_camvid.py
 """
 
