@@ -23,7 +23,7 @@ help: ## list these commands
 env: ## set up the environment and say where it is
 	@$(setup_env)
 
-demo: ## learn to segment and to detect on generated scenes, about 12 minutes on two CPU cores
+demo: ## learn to segment and to detect on generated scenes, about 11 minutes on two CPU cores
 	@$(setup_env) --run tools/demo.py $(ARGS)
 
 test: ## run the tests
