@@ -8,8 +8,7 @@ Metrics are printed as a table and written to metrics.json (with --tta: metrics_
 the checkpoint's folder; logs go to test/ in it.
 The first N images, with random weights, to see that all is in place:
 
-    python tools/test.py configs/upernet_patchconvnet_ade20k.py --cfg-options data_root=/data/ade \\
-        test_dataloader.dataset.indices=N
+    python tools/test.py configs/upernet_patchconvnet_ade20k.py --cfg-options test_dataloader.dataset.indices=N
 
 A COCO data set whose folders and files have other names:
 
