@@ -41,6 +41,8 @@ class Backbone(BaseModule):
     """
 
     ARCHS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # Keys of a custom arch that may be left out.
+    ARCH_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
@@ -92,9 +94,6 @@ class Backbone(BaseModule):
         if missing:
             raise ValueError(f'arch of {cls.__name__} lacks {", ".join(missing)}')
         return {**cls.ARCH_DEFAULTS, **arch}
-
-    # Keys of a custom arch that may be left out.
-    ARCH_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
 
     def stages(self) -> Iterator[nn.Module]:
         """The stem, then each stage: what ``frozen_stages`` counts."""

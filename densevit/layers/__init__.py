@@ -1,4 +1,4 @@
-"""Building blocks that two or more parts share: pure torch, no config, no registry of their own business.
+"""Building blocks that two or more parts share: pure torch, without config or registry.
 
 Legend of the shape comments in the whole package:
 B batch, H W height and width of a map in tokens, C channels, L = H * W, S number of keys, K queries or classes,
