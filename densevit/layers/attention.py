@@ -5,10 +5,11 @@ Source: Vaswani et al., "Attention Is All You Need", equation 1, https://arxiv.o
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['ATTN_BACKENDS', 'attention', 'attention_scores', 'check_attn_backend']
+__all__ = ['ATTN_BACKENDS', 'attention', 'attention_scores', 'check_attn_backend', 'merge_heads', 'split_heads']
 
 # 'auto' is 'sdpa'; 'reference' reads like the formula and is the oracle of every other backend.
 ATTN_BACKENDS = ('auto', 'reference', 'sdpa')
@@ -21,13 +22,27 @@ def check_attn_backend(backend: str) -> str:
     return backend
 
 
-def attention_scores(q: Tensor, k: Tensor, *, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
-    """What the softmax of attention is applied to: q k^T * scale + bias.
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(..., L, C) -> (..., h, L, d): head i has channels i * d to (i + 1) * d."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(..., h, L, d) -> (..., L, C), the inverse of :func:`split_heads`."""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def attention_scores(
+    q: Tensor, k: Tensor, *, bias: Tensor | None = None, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """What the softmax of attention is applied to: q k^T * scale + bias, minus infinity where ``mask`` is False.
 
     Args:
         q: queries (B, h, L, d).
         k: keys (B, h, S, d).
         bias: added to the scores, broadcastable to (B, h, L, S).
+        mask: boolean, broadcastable to (B, h, L, S): True where the query may look at the key; each query must be
+            allowed at least one.
         scale: factor on q k^T, d ** -0.5 by default.
 
     Returns:
@@ -35,7 +50,9 @@ def attention_scores(q: Tensor, k: Tensor, *, bias: Tensor | None = None, scale:
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = (q * scale) @ k.transpose(-2, -1)
-    return scores if bias is None else scores + bias
+    if bias is not None:
+        scores = scores + bias
+    return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
 
 def attention(
@@ -44,6 +61,7 @@ def attention(
     v: Tensor,
     *,
     bias: Tensor | None = None,
+    mask: Tensor | None = None,
     scale: float | None = None,
     backend: str = 'auto',
 ) -> Tensor:
@@ -54,6 +72,8 @@ def attention(
         k: keys (B, h, S, d).
         v: values (B, h, S, d).
         bias: added to the scores, broadcastable to (B, h, L, S).
+        mask: boolean, broadcastable to (B, h, L, S): True where the query may look at the key; each query must be
+            allowed at least one.
         scale: factor on q k^T, d ** -0.5 by default.
         backend: one of :data:`ATTN_BACKENDS`.
 
@@ -64,5 +84,7 @@ def attention(
         ValueError: an unknown ``backend``.
     """
     if check_attn_backend(backend) == 'reference':
-        return attention_scores(q, k, bias=bias, scale=scale).softmax(dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+        return attention_scores(q, k, bias=bias, mask=mask, scale=scale).softmax(dim=-1) @ v
+    if bias is not None and mask is not None:
+        bias = torch.where(mask, bias, -torch.inf)  # torch takes one of the two
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask if bias is None else bias, scale=scale)

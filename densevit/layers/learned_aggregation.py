@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import attention, attention_scores, check_attn_backend
+from .attention import attention, attention_scores, check_attn_backend, merge_heads, split_heads
 from .mlp import Mlp
 
 __all__ = ['Aggregate', 'LearnedAggregation', 'QueryAttention']
@@ -51,18 +51,15 @@ class QueryAttention(nn.Module):
         self.v = nn.Linear(embed_dims, embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, L, C) -> (B, h, L, d)
-
     def forward(self, queries: Tensor, tokens: Tensor, need_scores: bool = False) -> tuple[Tensor, Tensor | None]:
         """Queries (B, K, C) and tokens (B, S, C) -> (B, K, C), and the scores before the softmax (B, h, K, S)."""
-        q, k, v = self._heads(self.q(queries)), self._heads(self.k(tokens)), self._heads(self.v(tokens))
+        q, k, v = (split_heads(x, self.num_heads) for x in (self.q(queries), self.k(tokens), self.v(tokens)))
         if need_scores:
             scores = attention_scores(q, k)
             mixed = scores.softmax(dim=-1) @ v
         else:
             scores, mixed = None, attention(q, k, v, backend=self.attn_backend)
-        return self.proj(mixed.transpose(1, 2).flatten(2)), scores
+        return self.proj(merge_heads(mixed)), scores
 
 
 class LearnedAggregation(nn.Module):

@@ -1,0 +1,48 @@
+"""The residual block of a transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+__all__ = ['TransformerBlock', 'stochastic_depth_rates']
+
+
+class TransformerBlock(nn.Module):
+    """Two residual branches, each behind a LayerNorm: x + attn(norm1(x)), then x + mlp(norm2(x)).
+
+    Source of the order (norm before, not after): Dosovitskiy et al., "An Image is Worth 16x16 Words", figure 1,
+    https://arxiv.org/abs/2010.11929.
+
+    Args:
+        embed_dims: C, channels.
+        attn: first branch; called with the normed tokens and whatever ``forward`` gets beside them.
+        mlp: second branch.
+        norm_eps: added to the variance in both norms.
+        drop_path_rate: chance in [0, 1) that training skips a branch for an image.
+    """
+
+    def __init__(
+        self, embed_dims: int, attn: nn.Module, mlp: nn.Module, *, norm_eps: float = 1e-5, drop_path_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dims, eps=norm_eps)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(embed_dims, eps=norm_eps)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """(B, ..., C) -> (B, ..., C); ``context`` goes to the attention."""
+        x = x + self.drop_path(self.attn(self.norm1(x), *context))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def stochastic_depth_rates(drop_path_rate: float, depth: int) -> list[float]:
+    """Drop path rates that rise linearly from 0 at the first of ``depth`` blocks to the given one at the last.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", section 3, https://arxiv.org/abs/1603.09382.
+    """
+    return [drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
