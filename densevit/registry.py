@@ -34,11 +34,17 @@ __all__ = [
     'OPTIM_WRAPPERS',
     'PARTS',
     'PartRegistry',
+    'WEIGHT_INITIALIZERS',
 ]
 
 # Every public part and the module that defines it; `densevit.X` is found through the same table.
 PARTS: dict[str, str] = {
     'PatchConvNet': 'densevit.backbones.patchconvnet',
+    'PyramidVisionTransformer': 'densevit.backbones.pvt',
+    'PyramidVisionTransformerV2': 'densevit.backbones.pvt',
+    'SwinTransformer': 'densevit.backbones.swin',
+    'SwinTransformerV2': 'densevit.backbones.swin_v2',
+    'CvT': 'densevit.backbones.cvt',
     'ImageClassifier': 'densevit.classifiers.image_classifier',
     'LearnedAggregation': 'densevit.classifiers.image_classifier',
     'ColumnarPyramid': 'densevit.necks.columnar_pyramid',
@@ -49,6 +55,7 @@ PARTS: dict[str, str] = {
     'DetTTAModel': 'densevit.evaluation.tta',
     'PictureHook': 'densevit.engine.pictures',
     'SameBuffersHook': 'densevit.engine.runner',
+    'Pretrained': 'densevit.checkpoints.pretrained',
 }
 
 # What to install for a module that a part needs and does not find.
@@ -109,3 +116,4 @@ METRICS = PartRegistry('metric', parent=mmengine_registry.METRICS)
 LOOPS = PartRegistry('loop', parent=mmengine_registry.LOOPS)
 HOOKS = PartRegistry('hook', parent=mmengine_registry.HOOKS)
 OPTIM_WRAPPERS = PartRegistry('optim_wrapper', parent=mmengine_registry.OPTIM_WRAPPERS)
+WEIGHT_INITIALIZERS = PartRegistry('weight initializer', parent=mmengine_registry.WEIGHT_INITIALIZERS)

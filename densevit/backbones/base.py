@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoints import load_weights, read_state_dict
-from ..errors import UserError, did_you_mean
+from ..checkpoints.pretrained import always_whole
+from ..errors import did_you_mean
 from ..layers.attention import check_attn_backend
 
 __all__ = ['Backbone']
@@ -33,8 +33,8 @@ class Backbone(BaseModule):
         with_cp: recompute the blocks in the backward pass instead of storing their activations.
         attn_backend: see :func:`densevit.layers.attention`; backbones without attention accept it too, so that a
             config can exchange the backbone alone.
-        init_cfg: mmengine's initialization config; ``dict(type='Pretrained', checkpoint=PATH)``, with ``prefix=`` the
-            part of the file below that prefix, is read by :func:`densevit.checkpoints.load_weights`.
+        init_cfg: mmengine's initialization config. ``dict(type='densevit.Pretrained', checkpoint=PATH_OR_URL)`` loads
+            whole or not at all, see :class:`densevit.checkpoints.Pretrained`; ``'Pretrained'`` means the same here.
 
     Raises:
         ValueError: an argument outside its range; the message names the range.
@@ -43,6 +43,8 @@ class Backbone(BaseModule):
     ARCHS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     # Keys of a custom arch that may be left out.
     ARCH_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+    # Parameters that a classifier's weights do not have, such as norms of the maps for dense heads.
+    DENSE_ONLY: ClassVar[re.Pattern[str] | None] = None
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
@@ -57,7 +59,7 @@ class Backbone(BaseModule):
         attn_backend: str,
         init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(always_whole(init_cfg))
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(
                 f'frozen_stages={frozen_stages} is outside -1 (nothing) to {num_stages} (stem and all stages)'
@@ -76,10 +78,12 @@ class Backbone(BaseModule):
         Raises:
             ValueError: an unknown name, an unknown key or a missing key, with the valid ones.
         """
-        if isinstance(arch, str):
+        if isinstance(arch, int):
+            arch = str(arch)  # a command line turns '21' into a number
+        if not isinstance(arch, Mapping):
             if arch not in cls.ARCHS:
                 raise ValueError(
-                    f'{cls.__name__} has no arch {arch!r}{did_you_mean(arch, cls.ARCHS) or "."} '
+                    f'{cls.__name__} has no arch {arch!r}{did_you_mean(str(arch), cls.ARCHS) or "."} '
                     f'Valid are {", ".join(cls.ARCHS)}, or a dict with their keys.'
                 )
             arch = cls.ARCHS[arch]
@@ -95,46 +99,58 @@ class Backbone(BaseModule):
             raise ValueError(f'arch of {cls.__name__} lacks {", ".join(missing)}')
         return {**cls.ARCH_DEFAULTS, **arch}
 
-    def stages(self) -> Iterator[nn.Module]:
-        """The stem, then each stage: what ``frozen_stages`` counts."""
+    def stages(self) -> Iterator[nn.Module | Sequence[nn.Module | nn.Parameter]]:
+        """The stem, then each stage, whole or as a list of its parts: what ``frozen_stages`` counts."""
         raise NotImplementedError
 
-    def init_weights(self) -> None:
-        """Initialize by ``init_cfg``; ``dict(type='Pretrained', checkpoint=...)`` loads whole or not at all.
+    def is_unbuilt(self, name: str) -> bool:
+        """Whether a parameter of this name belongs to a part that is left out, as no output needs it."""
+        return False
 
-        mmengine's own loader for that type ignores names that do not match, and leaves random weights in silence.
+    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
+        """A checkpoint's tensor in the size that this model needs, where that size goes by the image or the window.
+
+        :func:`densevit.checkpoints.load_weights` asks where the shapes differ, and in files of other packages for every
+        tensor, as a table can have as many entries and yet other rows.
+
+        Args:
+            name: the parameter's name in this backbone.
+            tensor: what the checkpoint has under this name.
+
+        Returns:
+            A tensor of the parameter's shape, whose values may be computed anew; None where nothing is to be done, or
+            the shapes differ for another reason.
+        """
+        return None
+
+    def check_derived(self, tables: Mapping[str, Tensor]) -> None:
+        """Look at the tables that a checkpoint's code has computed from its architecture, before they are left out.
+
+        Args:
+            tables: by the names that they would have in this backbone.
 
         Raises:
-            CheckpointError: the checkpoint does not fit.
-            UserError: a pretrained checkpoint beside other initializations, or with keys that it does not have.
+            CheckpointError: they tell that the weights do not mean in this model what they meant in theirs.
         """
-        given = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
-        if not any(cfg.get('type') == 'Pretrained' for cfg in given):
-            super().init_weights()
-            return
-        # the place in memory makes no difference: weights are read to the CPU and copied to where the model is
-        keys = {'type', 'checkpoint', 'prefix', 'map_location'}
-        if len(given) > 1 or 'checkpoint' not in given[0] or not keys.issuperset(given[0]):
-            raise UserError(
-                f'init_cfg={self.init_cfg!r}: a pretrained checkpoint is loaded whole, so give '
-                "dict(type='Pretrained', checkpoint=PATH) alone, with prefix= where the weights lie below one."
-            )
-        path, prefix = given[0]['checkpoint'], given[0].get('prefix')
-        tensors = read_state_dict(path)
-        if prefix:
-            prefix = prefix.rstrip('.') + '.'
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            if not tensors:
-                raise UserError(f'init_cfg: no tensor of {str(path)!r} has a name that begins with prefix={prefix!r}.')
-        print_log(f'{type(self).__name__}: {path}: {load_weights(self, tensors)}', logger='current')
+
+    def init_weights(self) -> None:
+        """Initialize as the official code, layer by layer, then by ``init_cfg``."""
+        if not self.is_init:
+            self.apply(self.init_layer)
+        super().init_weights()
+
+    def init_layer(self, module: nn.Module) -> None:
+        """Give the parameters that are ``module``'s own, not its children's, their first values."""
 
     def freeze(self) -> None:
         """Apply ``frozen_stages``. Called at the end of ``__init__`` and by ``train()``."""
         for index, stage in enumerate(self.stages()):
             if index > self.frozen_stages:
                 break
-            stage.eval()
-            stage.requires_grad_(False)
+            for part in [stage] if isinstance(stage, nn.Module) else stage:
+                part.requires_grad_(False)
+                if isinstance(part, nn.Module):
+                    part.eval()
 
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode; frozen stages stay in eval mode."""
@@ -142,11 +158,11 @@ class Backbone(BaseModule):
         self.freeze()
         return self
 
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """``block(x)``, recomputed in the backward pass where ``with_cp`` asks for it."""
+    def run(self, block: nn.Module, x: Tensor, *context: Any) -> Tensor:
+        """``block(x, *context)``, recomputed in the backward pass where ``with_cp`` asks for it."""
         if self.with_cp and torch.is_grad_enabled() and (x.requires_grad or any_trainable(block)):
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(block, x, *context, use_reentrant=False)
+        return block(x, *context)
 
 
 def any_trainable(module: nn.Module) -> bool:

@@ -24,6 +24,7 @@ Deviations from the official code, none of which changes a result that it can co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..layers import ConvStem, SqueezeExcite, to_nchw, to_nhwc
+from ..layers import ConvStem, SqueezeExcite, check_drop_path_rate, to_nchw, to_nhwc
 from ..registry import MODELS
 from .base import Backbone
 
@@ -113,6 +114,7 @@ class PatchConvNet(Backbone):
         init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         numbers = self.resolve_arch(arch)
+        check_drop_path_rate(drop_path_rate)
         embed_dims, depth = numbers['embed_dims'], numbers['depth']
         super().__init__(
             num_stages=depth,
@@ -136,6 +138,10 @@ class PatchConvNet(Backbone):
     def stages(self) -> Iterator[nn.Module]:
         yield self.patch_embed
         yield from self.blocks
+
+    def is_unbuilt(self, name: str) -> bool:
+        block = re.match(r'blocks\.(\d+)\.', name)
+        return bool(block) and int(block[1]) >= len(self.blocks)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> maps (B, C, ceil(H / 16), ceil(W / 16)), one per ``out_indices``."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from .download import is_url, local_file
 from .errors import CheckpointError
+from .safe import load_torch_file
 
 __all__ = ['read_checkpoint', 'read_state_dict', 'unwrap']
 
@@ -19,23 +18,28 @@ __all__ = ['read_checkpoint', 'read_state_dict', 'unwrap']
 _WRAPPERS = ('state_dict_ema', 'state_dict', 'model_ema', 'model')
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(source: str | Path, *, trust: bool = False, sha256: str | None = None) -> dict[str, Tensor]:
     """The state dict in a ``.safetensors`` file or a torch file; see :func:`read_checkpoint`."""
-    return unwrap(read_checkpoint(path), str(path))
+    return unwrap(read_checkpoint(source, trust=trust, sha256=sha256), str(source))
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(source: str | Path, *, trust: bool = False, sha256: str | None = None) -> Any:
     """All that a ``.safetensors`` file or a torch file holds, on the CPU.
 
-    Torch files are read with ``weights_only``: a pickle that needs more than tensors, plain values, numpy arrays and
-    mmengine's log buffers is refused.
+    Torch files are read with ``weights_only``: a pickle that needs more than tensors, plain values, numpy arrays, a
+    trainer's arguments and mmengine's log buffers is refused.
+
+    Args:
+        source: path, or URL; see :func:`densevit.checkpoints.download.local_file`.
+        trust: run the code that a torch file asks to run. Only for files of people you trust with your computer.
+        sha256: the file's hash, or its first 8 digits or more, to be verified.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint, or a file that would have to run code to be read.
+        CheckpointError: no such file, another file than ``sha256`` says, not a checkpoint, or a file that would have to
+            run code to be read.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f'checkpoint {str(path)!r} does not exist; give the path of a .pth or .safetensors file.')
+    path = local_file(source, sha256=sha256)
+    name = f'{source!r}, kept at {path},' if is_url(source) else repr(str(path))
     if path.suffix == '.safetensors':
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -43,46 +47,14 @@ def read_checkpoint(path: str | Path) -> Any:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise CheckpointError(f'{str(path)!r} is not a whole safetensors file: {error}.') from error
+            raise CheckpointError(f'{name} is not a whole safetensors file: {error}.') from error
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f'{str(path)!r} is refused: it is not a torch file of plain tensors and values, and reading it could run '
-            f'code. Save its state dict alone, with torch.save(model.state_dict(), ...) or as safetensors.'
-        ) from error
+        return load_torch_file(path, map_location='cpu', trust=trust, name=name)
+    except CheckpointError:
+        raise
     except Exception as error:  # of a file that is something else, torch's reader can raise anything
         reason = str(error).partition('\n')[0]
-        raise CheckpointError(f'{str(path)!r} cannot be read as a torch file, is it whole? ({reason})') from error
-
-
-def _harmless() -> list[Any]:
-    """What mmengine's checkpoints hold beside tensors: the log, numpy arrays in its own buffers, and a function.
-
-    mmengine's own list (``mmengine.runner.checkpoint.get_torch_safe_globals``) has ``getattr`` in it, from which a
-    file could reach much; here it gives the buffer's methods, the annealing functions of the one-cycle schedule,
-    which are part of its state, and nothing else.
-    """
-    from mmengine.logging import HistoryBuffer
-    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
-    from numpy._core import multiarray
-
-    def method(owner: Any, name: str) -> Any:
-        if not (
-            (owner is HistoryBuffer and not name.startswith('_'))
-            or (owner is OneCycleParamScheduler and name in ('_annealing_cos', '_annealing_linear'))
-        ):
-            raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r})')
-        return getattr(owner, name)
-
-    kinds = (np.bool_, np.int32, np.int64, np.uint8, np.uint32, np.uint64, np.float16, np.float32, np.float64)
-    dtypes = [type(np.dtype(kind)) for kind in kinds]
-    arrays = []
-    for function in (multiarray._reconstruct, multiarray.scalar):
-        # numpy 1 wrote numpy.core, numpy 2 writes numpy._core
-        arrays += [(function, f'numpy.{core}.multiarray.{function.__name__}') for core in ('core', '_core')]
-    return [HistoryBuffer, OneCycleParamScheduler, np.ndarray, np.dtype, *dtypes, *arrays, (method, 'builtins.getattr')]
+        raise CheckpointError(f'{name} cannot be read as a torch file, is it whole? ({reason})') from error
 
 
 def unwrap(content: Any, where: str = 'the state dict') -> dict[str, Tensor]:

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..backbones.base import Backbone
+from ..backbones.cvt import CvT
+from ..backbones.patchconvnet import PatchConvNet
+from ..backbones.pvt import PyramidVisionTransformer, PyramidVisionTransformerV2
+from ..backbones.swin import SwinTransformer
+from ..backbones.swin_v2 import SwinTransformerV2
+from ..errors import did_you_mean
 from ..layers.learned_aggregation import Aggregate, LearnedAggregation
 from ..registry import MODELS
+from .pools import AveragePool, CarriedClassToken, LateClassToken
+from .swin import follow_classifier_rules
 
-__all__ = ['AveragePool', 'ImageClassifier', 'LearnedAggregation', 'PerClassLinear']
+__all__ = ['ImageClassifier', 'LearnedAggregation', 'PerClassLinear']
 
 # layers/ knows no registry, so the aggregation becomes a part of configs here.
 MODELS.register_module(module=LearnedAggregation)
 
 
-class AveragePool(nn.Module):
-    """LayerNorm over channels, then the mean over the map: (B, C, H, W) -> (B, 1, C)."""
+class Recipe(NamedTuple):
+    """How a family's official classifier reads its backbone: the pool, and the eps of its last norm."""
 
-    def __init__(self, embed_dims: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(embed_dims, eps=1e-6)
+    pool: str
+    norm_eps: float | None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.flatten(2).transpose(1, 2)).mean(dim=1, keepdim=True)
+
+# None as eps: the backbone norms its maps itself.
+RECIPES: dict[type[Backbone], Recipe] = {
+    PatchConvNet: Recipe('learned', 1e-6),
+    PyramidVisionTransformer: Recipe('cls_token', 1e-6),
+    PyramidVisionTransformerV2: Recipe('average', None),
+    SwinTransformer: Recipe('average', 1e-5),
+    SwinTransformerV2: Recipe('average', 1e-5),
+    CvT: Recipe('cls_token', 1e-5),
+}
+POOLS = ('learned', 'learned_multi', 'average', 'cls_token')
 
 
 class PerClassLinear(nn.Module):
@@ -35,8 +52,8 @@ class PerClassLinear(nn.Module):
     def __init__(self, embed_dims: int, num_classes: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_classes, embed_dims))
-        self.bias = nn.Parameter(torch.zeros(num_classes))
-        nn.init.trunc_normal_(self.weight, std=0.02)
+        self.bias = nn.Parameter(torch.empty(num_classes))
+        _init_layer(self)
 
     def forward(self, vectors: Tensor) -> Tensor:
         return (vectors * self.weight).sum(dim=-1) + self.bias
@@ -46,15 +63,19 @@ class PerClassLinear(nn.Module):
 class ImageClassifier(BaseModule):
     """Backbone, aggregation of its last map, linear head.
 
+    What only classification models do is done here, to the backbone too: PVT's class token joins the last stage, and
+    Swin follows the rules of its classification code, see :func:`densevit.classifiers.swin.follow_classifier_rules`.
+
     Args:
         backbone: a backbone or its config; the last of its maps is aggregated.
         pool: ``'learned'``, one attention query per image; ``'learned_multi'``, one query per class, whose vector k
-            alone makes logit k (PatchConvNet's *multi* models); ``'average'``, the mean over the map.
+            alone makes logit k (PatchConvNet's *multi* models); ``'average'``, the mean over the map; ``'cls_token'``,
+            a token that goes through the last stage (PVT, CvT). By default what the family's official classifier has.
         num_classes: number of logits.
         init_cfg: mmengine's initialization config.
 
     Raises:
-        ValueError: an unknown ``pool``.
+        ValueError: an unknown ``pool``, or ``'cls_token'`` for a backbone without one.
 
     Example:
         >>> model = ImageClassifier(dict(type='densevit.PatchConvNet', arch='S60'))
@@ -65,44 +86,92 @@ class ImageClassifier(BaseModule):
     def __init__(
         self,
         backbone: nn.Module | Mapping[str, Any],
-        pool: str = 'learned',
+        pool: str | None = None,
         num_classes: int = 1000,
         *,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.backbone = backbone if isinstance(backbone, nn.Module) else MODELS.build(dict(backbone))
+        self.backbone = backbone if isinstance(backbone, nn.Module) else _build(backbone)
+        known = (RECIPES[kind] for kind in type(self.backbone).__mro__ if kind in RECIPES)
+        recipe = next(known, Recipe('average', 1e-6))
+        pool = recipe.pool if pool is None else pool
+        if pool not in POOLS:
+            raise ValueError(
+                f'pool={pool!r} is unknown{did_you_mean(str(pool), POOLS)}; valid are {", ".join(map(repr, POOLS))}'
+            )
+        if isinstance(self.backbone, SwinTransformer):
+            follow_classifier_rules(self.backbone)
         embed_dims = self.backbone.out_channels[-1]
-        layer_scale_init = getattr(self.backbone, 'layer_scale_init', 1e-4)
-        if pool == 'learned':
-            self.pool = LearnedAggregation(embed_dims, layer_scale_init=layer_scale_init)
-        elif pool == 'learned_multi':
-            self.pool = LearnedAggregation(embed_dims, num_classes, layer_scale_init=layer_scale_init)
+        if pool.startswith('learned'):
+            self.pool: nn.Module = LearnedAggregation(
+                embed_dims,
+                num_classes if pool == 'learned_multi' else None,
+                layer_scale_init=getattr(self.backbone, 'layer_scale_init', 1e-4),
+            )
         elif pool == 'average':
-            self.pool = AveragePool(embed_dims)
+            self.pool = AveragePool(embed_dims, recipe.norm_eps)
+        elif isinstance(self.backbone, PyramidVisionTransformer):
+            self.pool = LateClassToken(embed_dims, recipe.norm_eps)
+        elif isinstance(self.backbone, CvT):
+            self.pool = CarriedClassToken(embed_dims, recipe.norm_eps)
         else:
-            raise ValueError(f"pool={pool!r} is unknown; valid are 'learned', 'learned_multi' and 'average'")
+            raise ValueError(
+                f"pool='cls_token': {type(self.backbone).__name__} has no class token; PVT and CvT have one"
+            )
         if pool == 'learned_multi':
             self.head: nn.Module = PerClassLinear(embed_dims, num_classes)
         else:
             self.head = nn.Linear(embed_dims, num_classes)
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+            _init_layer(self.head)
+
+    def init_weights(self) -> None:
+        """Initialize pool and head as the official codes do, the backbone in its own way, then by ``init_cfg``."""
+        if not self.is_init:
+            for part in (self.pool, self.head):
+                part.apply(_init_layer)
+        super().init_weights()
+
+    def _vectors(self, images: Tensor) -> Tensor:
+        if isinstance(self.pool, LateClassToken | CarriedClassToken):
+            return self.pool(self.backbone, images)
+        return self.pool(self.backbone(images)[-1])
 
     def _logits(self, vectors: Tensor) -> Tensor:
         return self.head(vectors if isinstance(self.head, PerClassLinear) else vectors[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> logits (B, K)."""
-        return self._logits(self.pool(self.backbone(x)[-1]))
+        return self._logits(self._vectors(x))
 
     def explain(self, x: Tensor) -> tuple[Tensor, Aggregate]:
         """Logits (B, K), and the attention that made them, from one forward pass.
 
         Raises:
-            TypeError: ``pool='average'`` looks at everything alike and has no attention.
+            TypeError: the pool is not a learned one and has no attention of its own.
         """
         if not isinstance(self.pool, LearnedAggregation):
-            raise TypeError("pool='average' has no attention to show; take pool='learned' or 'learned_multi'")
+            raise TypeError(
+                f"{type(self.pool).__name__} has no attention to show; take pool='learned' or 'learned_multi'"
+            )
         aggregate = self.pool(self.backbone(x)[-1], need_weights=True)
         return self._logits(aggregate.vectors), aggregate
+
+
+def _init_layer(module: nn.Module) -> None:
+    """Linear layers and class tokens truncated normal with deviation 0.02, biases 0; norms as torch has them."""
+    if isinstance(module, nn.Linear | PerClassLinear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, LateClassToken):
+        nn.init.trunc_normal_(module.cls_token, std=0.02)
+    elif hasattr(module, 'reset_parameters'):
+        module.reset_parameters()
+
+
+def _build(config: Mapping[str, Any]) -> nn.Module:
+    """A backbone from its config; one of ours gives its last map only, unless the config says otherwise."""
+    kind = config.get('type')
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    ours = isinstance(kind, type) and issubclass(kind, Backbone)
+    return MODELS.build({'out_indices': (-1,), **config} if ours else dict(config))

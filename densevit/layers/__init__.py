@@ -16,7 +16,7 @@ from .patch_embed import PatchEmbed
 from .position import resample_position
 from .squeeze_excite import SqueezeExcite
 from .stem import ConvStem
-from .transformer_block import TransformerBlock, stochastic_depth_rates
+from .transformer_block import TransformerBlock, check_drop_path_rate, stochastic_depth_rates
 from .windows import (
     cut_windows,
     join_windows,
@@ -36,6 +36,7 @@ __all__ = [
     'TransformerBlock',
     'attention',
     'attention_scores',
+    'check_drop_path_rate',
     'cut_windows',
     'join_windows',
     'merge_heads',

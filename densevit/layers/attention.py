@@ -81,10 +81,15 @@ def attention(
         (B, h, L, d).
 
     Raises:
-        ValueError: an unknown ``backend``.
+        ValueError: an unknown ``backend``, or a mask that is not boolean.
     """
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f'mask of {mask.dtype}: give a boolean one, True where a query may look at a key, or a bias')
     if check_attn_backend(backend) == 'reference':
-        return attention_scores(q, k, bias=bias, mask=mask, scale=scale).softmax(dim=-1) @ v
-    if bias is not None and mask is not None:
-        bias = torch.where(mask, bias, -torch.inf)  # torch takes one of the two
+        return attention_scores(q, k, bias=bias, mask=mask, scale=scale).softmax(dim=-1).to(v.dtype) @ v
+    bias, mask = (None if each is None else torch.atleast_2d(each) for each in (bias, mask))
+    if bias is not None:
+        bias = bias.to(q.dtype)
+        if mask is not None:
+            bias = torch.where(mask, bias, -torch.inf)  # torch takes one of the two
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask if bias is None else bias, scale=scale)

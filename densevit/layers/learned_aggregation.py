@@ -101,16 +101,19 @@ class LearnedAggregation(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, num_classes or 1, embed_dims))
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = QueryAttention(embed_dims, num_heads, attn_backend)
-        self.gamma_1 = nn.Parameter(torch.full((embed_dims,), layer_scale_init))
+        self.layer_scale_init = layer_scale_init
+        self.gamma_1 = nn.Parameter(torch.empty(embed_dims))
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.mlp = Mlp(embed_dims, int(embed_dims * mlp_ratio))
-        self.gamma_2 = nn.Parameter(torch.full((embed_dims,), layer_scale_init))
+        self.gamma_2 = nn.Parameter(torch.empty(embed_dims))
         self.norm = nn.LayerNorm(embed_dims, eps=1e-6)
         self.init_weights()
 
     def init_weights(self) -> None:
         """Linear layers and queries truncated normal with deviation 0.02, biases 0, as the official code."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for gamma in (self.gamma_1, self.gamma_2):
+            nn.init.constant_(gamma, self.layer_scale_init)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -6,7 +6,16 @@ from torch import Tensor, nn
 
 from .convert import to_nhwc
 
-__all__ = ['PatchEmbed']
+__all__ = ['PatchEmbed', 'check_channels']
+
+
+def check_channels(x: Tensor, in_channels: int) -> None:
+    """Raise a ValueError unless ``x`` is (B, in_channels, H, W)."""
+    if x.ndim != 4 or x.shape[1] != in_channels:
+        raise ValueError(
+            f'images of shape {tuple(x.shape)} do not fit a model that is built for (B, {in_channels}, H, W); '
+            'change the images, or build the model with in_channels='
+        )
 
 
 class PatchEmbed(nn.Module):
@@ -32,4 +41,5 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, H', W', C), H' = floor((H + 2 * padding - kernel_size) / stride) + 1, W' likewise."""
+        check_channels(x, self.proj.in_channels)
         return self.norm(to_nhwc(self.proj(x)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .convert import to_nhwc
+from .patch_embed import check_channels
 
 __all__ = ['ConvStem']
 
@@ -41,6 +42,7 @@ class ConvStem(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, ceil(H / stride), ceil(W / stride), C)."""
+        check_channels(image, self.convs[0].in_channels)
         x = image
         for index, conv in enumerate(self.convs):
             x = conv(x if index == 0 else self.act(x))  # (B, C / 2^k, H / 2^j, W / 2^j)

@@ -7,7 +7,7 @@ from typing import Any
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-__all__ = ['TransformerBlock', 'stochastic_depth_rates']
+__all__ = ['TransformerBlock', 'check_drop_path_rate', 'stochastic_depth_rates']
 
 
 class TransformerBlock(nn.Module):
@@ -40,9 +40,22 @@ class TransformerBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+def check_drop_path_rate(drop_path_rate: float) -> float:
+    """Return the rate or raise a ValueError: it must lie in [0, 1)."""
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(
+            f'drop_path_rate={drop_path_rate} is outside [0, 1): it is the chance that a branch is skipped'
+        )
+    return drop_path_rate
+
+
 def stochastic_depth_rates(drop_path_rate: float, depth: int) -> list[float]:
     """Drop path rates that rise linearly from 0 at the first of ``depth`` blocks to the given one at the last.
 
     Source: Huang et al., "Deep Networks with Stochastic Depth", section 3, https://arxiv.org/abs/1603.09382.
+
+    Raises:
+        ValueError: a rate outside [0, 1).
     """
+    check_drop_path_rate(drop_path_rate)
     return [drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]

@@ -53,15 +53,15 @@ def cut_windows(x: Tensor, side: int, shift: int = 0) -> Tensor:
         x = x.roll((-shift, -shift), dims=(1, 2))
     B, H, W, C = x.shape
     x = x.reshape(B, H // side, side, W // side, side, C)
-    return x.transpose(2, 3).reshape(B, -1, side * side, C)
+    return x.transpose(2, 3).reshape(B, (H // side) * (W // side), side * side, C)
 
 
 def join_windows(windows: Tensor, size: tuple[int, int], side: int, shift: int = 0) -> Tensor:
     """The inverse of :func:`cut_windows`, for a map of ``size`` (H, W): (B, n, L, C) -> (B, H, W, C)."""
     H, W = size
-    B, rows, columns = len(windows), _ceil_div(H, side), _ceil_div(W, side)
-    x = windows.reshape(B, rows, columns, side, side, -1)
-    x = x.transpose(2, 3).reshape(B, rows * side, columns * side, -1)  # (B, H', W', C)
+    B, C, rows, columns = len(windows), windows.shape[-1], _ceil_div(H, side), _ceil_div(W, side)
+    x = windows.reshape(B, rows, columns, side, side, C)
+    x = x.transpose(2, 3).reshape(B, rows * side, columns * side, C)  # (B, H', W', C)
     if shift:
         x = x.roll((shift, shift), dims=(1, 2))
     return x[:, :H, :W]

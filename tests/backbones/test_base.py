@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from densevit.backbones.base import Backbone
 from densevit.backbones.patchconvnet import PatchConvNet
 from densevit.checkpoints import CheckpointError
-from densevit.errors import UserError
+from densevit.layers import check_drop_path_rate
+from densevit.layers.patch_embed import check_channels
 from tests.backbones.contract import BackboneContract
 
 
@@ -47,6 +48,7 @@ class Toy(Backbone):
         init_cfg: Any = None,
     ) -> None:
         width = self.resolve_arch(arch)['width']
+        check_drop_path_rate(drop_path_rate)
         super().__init__(
             num_stages=3,
             out_indices=out_indices,
@@ -66,6 +68,7 @@ class Toy(Backbone):
         yield from self.layers
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        check_channels(x, self.stem.in_channels)
         x, outs = self.stem(x), []
         for index, layer in enumerate(self.layers):
             x = self.run(layer, x)
@@ -297,31 +300,3 @@ def test_pretrained_loads_whole_or_not_at_all(tmp_path):
     wider = PatchConvNet({**arch, 'embed_dims': 16}, init_cfg=dict(type='Pretrained', checkpoint=str(file)))
     with pytest.raises(CheckpointError, match='of another shape'):
         wider.init_weights()
-
-
-@pytest.mark.parametrize('prefix', ['encoder', 'encoder.', None])
-def test_pretrained_in_a_list_and_below_a_prefix(tmp_path, prefix):
-    arch = dict(embed_dims=8, depth=2, stem_depth=2)
-    source, file = PatchConvNet(arch), tmp_path / 'weights.pth'
-    beside = {'head.weight': torch.zeros(3)} if prefix else {}
-    torch.save({**{f'{"encoder." if prefix else ""}{n}': t for n, t in source.state_dict().items()}, **beside}, file)
-    model = PatchConvNet(arch, init_cfg=[dict(type='Pretrained', checkpoint=str(file), prefix=prefix)])
-    model.init_weights()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, source.state_dict()[name]), name
-
-
-@pytest.mark.parametrize(
-    ('init_cfg', 'named'),
-    [
-        ([dict(type='Pretrained', checkpoint='w.pth'), dict(type='Normal', layer='Linear')], 'alone'),
-        (dict(type='Pretrained'), 'checkpoint=PATH'),
-        (dict(type='Pretrained', checkpoint='w.pth', prefx='a'), 'prefx'),
-        (dict(type='Pretrained', checkpoint='w.pth', prefix='trunk'), "prefix='trunk.'"),
-    ],
-)
-def test_pretrained_with_what_it_cannot_mean(tmp_path, monkeypatch, init_cfg, named):
-    monkeypatch.chdir(tmp_path)
-    torch.save({'head.weight': torch.zeros(3)}, 'w.pth')
-    with pytest.raises(UserError, match=named):
-        PatchConvNet(dict(embed_dims=8, depth=2, stem_depth=2), init_cfg=init_cfg).init_weights()

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import pytest
 import torch
 from torch import nn
 
-from densevit import ImageClassifier, PatchConvNet
-from densevit.checkpoints import CheckpointError, load_weights
+from densevit import (
+    CvT,
+    ImageClassifier,
+    PatchConvNet,
+    PyramidVisionTransformer,
+    PyramidVisionTransformerV2,
+    SwinTransformer,
+    SwinTransformerV2,
+)
+from densevit.checkpoints import CheckpointError, LoadReport, load_weights
+from densevit.checkpoints.origins import ORIGINS, family_of, to_ours
 from tests.backbones.contract import fill
 from tests.reference import filled_state_dict
 
 ARCH = dict(embed_dims=16, depth=3)
+FOUR = dict(embed_dims=(8, 16, 24, 32), depths=(1,) * 4, num_heads=(1,) * 4)
+BACKBONES = {
+    'PatchConvNet': lambda: PatchConvNet(ARCH),
+    'PVT': lambda: PyramidVisionTransformer(FOUR, img_size=64),
+    'PVT v2': lambda: PyramidVisionTransformerV2(FOUR),
+    'CvT': lambda: CvT(dict(embed_dims=(8, 8, 8), depths=(1, 1, 1), num_heads=(1, 1, 1))),
+    'Swin': lambda: SwinTransformer(dict(FOUR, embed_dims=8)),
+    'Swin V2': lambda: SwinTransformerV2(dict(FOUR, embed_dims=8)),
+}
 
 
 def classifier(pool: str = 'learned', num_classes: int = 5) -> ImageClassifier:
@@ -169,10 +188,97 @@ def test_what_does_not_fit_changes_nothing(shared_facts, kind, spoil):
     assert equal(model, before)
 
 
-def test_the_message_names_a_misspelt_tensor():
+def test_the_message_names_misspelt_tensors():
     tensors = {name.replace('gamma', 'gama'): t for name, t in PatchConvNet(ARCH).state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"did you mean 'blocks\.0\.gamma'"):
+    with pytest.raises(CheckpointError) as caught:
         load_weights(PatchConvNet(ARCH), tensors)
+    assert str(caught.value) == (
+        'the checkpoint (densevit, 43 tensors) does not fit PatchConvNet: 3 missing (blocks.0.gamma, blocks.1.gamma, '
+        'blocks.2.gamma); 3 unexpected (blocks.0.gama [near blocks.0.gamma], blocks.1.gama [near blocks.1.gamma], '
+        'blocks.2.gama [near blocks.2.gamma]). Nothing was loaded; check that config and '
+        'checkpoint are of the same model.'
+    )
+
+
+def test_the_message_lists_the_first_names_of_each_kind():
+    own = PatchConvNet(ARCH).state_dict()
+    tensors = {name: t for name, t in own.items() if not name.startswith('blocks.1.')}
+    tensors |= {f'blocks.1.{letter}': torch.zeros(1) for letter in 'uvwxyz'}
+    tensors['blocks.0.gamma'] = torch.zeros(3)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(PatchConvNet(ARCH), tensors)
+    assert str(caught.value) == (
+        'the checkpoint (densevit, 36 tensors) does not fit PatchConvNet: 13 missing (blocks.1.gamma, '
+        'blocks.1.norm.weight, blocks.1.norm.bias, blocks.1.conv_in.weight, blocks.1.conv_in.bias, ...); '
+        '6 unexpected (blocks.1.u, blocks.1.v, blocks.1.w, blocks.1.x, blocks.1.y, ...); '
+        '1 of another shape (blocks.0.gamma (3,) instead of (16,)). Nothing was loaded; check that config and '
+        'checkpoint are of the same model.'
+    )
+
+
+@pytest.mark.parametrize('build', [classifier, Segmentor, lambda: PatchConvNet(ARCH)])
+def test_names_of_nobody(build):
+    with pytest.raises(CheckpointError, match=r'the checkpoint \(of no known origin, 2 tensors\).*2 unexpected'):
+        load_weights(build(), {'conv1.weight': torch.zeros(3), 'fc.bias': torch.zeros(3)})
+
+
+@pytest.mark.parametrize('name', ['blocks.1.extra', 'extra', 'backbone.blocks.1.extra', 'norms.weight'])
+@pytest.mark.parametrize('build', [Segmentor, lambda: PatchConvNet(ARCH)])
+@pytest.mark.parametrize('source', ['own', 'official'])
+def test_only_what_lies_behind_the_backbone_is_skipped(shared_facts, build, name, source):
+    """Of a classifier that is pool and head: a tensor that merely has no place is an error, in dense models too."""
+    tensors = official(shared_facts) if source == 'official' else fill(classifier()).state_dict()
+    if source == 'official' and name.startswith('backbone.'):
+        return  # then it would be a whole model's
+    if source == 'own' and not isinstance(build(), Segmentor) and not name.startswith('backbone.'):
+        assert name in load_weights(build(), tensors | {name: torch.zeros(1)}).skipped  # a head can have any name
+        return
+    with pytest.raises(CheckpointError, match=f'1 unexpected .*{name.removeprefix("backbone.")}'):
+        load_weights(build(), tensors | {name: torch.zeros(1)})
+
+
+@pytest.mark.parametrize('gone', ['blocks.1.gamma', 'decode_head.bias'])
+def test_a_whole_model_needs_all_of_a_whole_model(gone):
+    tensors = fill(Segmentor()).state_dict()
+    gone = next(name for name in tensors if name.endswith(gone))
+    with pytest.raises(CheckpointError, match=rf'1 missing \({gone}\)'):
+        load_weights(Segmentor(), {name: tensor for name, tensor in tensors.items() if name != gone})
+
+
+def test_a_backbone_alone_makes_no_classifier():
+    with pytest.raises(
+        CheckpointError, match=r'^the checkpoint \(densevit, 43 tensors\).*: 23 missing \(pool[^;]*\). Noth'
+    ):
+        load_weights(classifier(), PatchConvNet(ARCH).state_dict())
+
+
+def test_names_of_two_origins(monkeypatch, shared_facts):
+    """Nothing is guessed, and the message says how to decide."""
+    tensors = official(shared_facts)
+    twin = dataclasses.replace(ORIGINS[0], label='PatchConvNet, twin')
+    monkeypatch.setattr('densevit.checkpoints.origins.ORIGINS', (*ORIGINS, twin))
+    model = classifier()
+    with pytest.raises(
+        CheckpointError, match="of PatchConvNet, official and PatchConvNet, twin at once.*--from 'PatchC"
+    ):
+        load_weights(model, tensors)
+    assert to_ours(tensors, 'PatchConvNet, twin').origin == 'PatchConvNet, twin'
+    assert to_ours(tensors, 'densevit').tensors == tensors
+    with pytest.raises(CheckpointError, match=r"'PatchConvNet, twins' is unknown; did you mean 'PatchConvNet, twin'\?"):
+        to_ours(tensors, 'PatchConvNet, twins')
+
+
+def test_origins_have_names_of_their_own():
+    labels = [origin.label for origin in ORIGINS]
+    assert len(set(labels)) == len(labels)
+    assert all(origin.label == f'{origin.family}, {origin.key}' for origin in ORIGINS)
+    assert {family_of(BACKBONES[family]().state_dict()) for family in BACKBONES} == set(BACKBONES)
+    for family, build in BACKBONES.items():
+        own = build().state_dict()
+        for names in (own, {f'backbone.{name}': tensor for name, tensor in own.items()}):
+            assert family_of(names) == family
+            assert to_ours(names).origin == 'densevit'
+    assert family_of(nn.Linear(2, 3).state_dict()) is None
 
 
 def test_a_file_for_more_classes(shared_facts):
@@ -223,13 +329,30 @@ def test_a_segmentor_takes_a_backbone_alone(prefix):
 
 
 def test_report_as_text():
+    """Every tensor of both sides is accounted for, in one line."""
     model = Segmentor()
     report = load_weights(model, fill(classifier()).state_dict())
     assert report.kept == ('decode_head.weight', 'decode_head.bias')
-    text = str(report)
-    backbone = len(model.backbone.state_dict())
-    assert f'loaded {backbone} of {backbone + 2} tensors' in text
-    assert 'skipped 23 (pool.cls_token' in text
+    assert str(report) == (
+        'densevit: loaded 43 of 45 tensors, skipped 23 (pool.* 21, head.* 2), '
+        'kept 2 as they were (decode_head.weight, decode_head.bias)'
+    )
+    assert len(model.backbone.state_dict()) == 43
+    whole = LoadReport(
+        'PVT, mm',
+        loaded=('backbone.a', 'backbone.b.c', 'backbone.b.d'),
+        skipped=('pool.a', 'pool.b', 'head.c', 'relative'),
+        kept=('neck.a',),
+        renewed=('bbox_head.a', 'bbox_head.b', 'bbox_head.c', 'bbox_head.d'),
+        resized=('backbone.a', 'backbone.b.c', 'backbone.b.d', 'backbone.e'),
+        completed=('backbone.a',),
+    )
+    assert str(whole) == (
+        'PVT, mm: loaded 3 of 8 tensors, resized 4 (backbone.a, backbone.b.* 2, backbone.e), completed 1 with zeros '
+        '(backbone.a), skipped 4 (pool.* 2, head.c, relative), kept 1 as they were (neck.a), for new classes: '
+        'bbox_head.a, bbox_head.b, bbox_head.c, bbox_head.d'
+    )
+    assert str(LoadReport('densevit', ('a',))) == 'densevit: loaded 1 of 1 tensors'
 
 
 def test_weights_keep_the_precision_of_the_model():

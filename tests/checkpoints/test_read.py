@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -46,27 +43,6 @@ def test_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     torch.save(TENSORS, tmp_path / 'w.pth')
     assert_read(read_state_dict('~/w.pth'))
-
-
-class Bomb:
-    def __init__(self, target: str) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
-
-
-@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
-def test_code_in_a_file_does_not_run(tmp_path, zipped):
-    target = tmp_path / 'ran'
-    torch.save({**TENSORS, 'x': Bomb(str(target))}, tmp_path / 'w.pth', _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match='refused.*could run code'):
-        read_state_dict(tmp_path / 'w.pth')
-    with pytest.raises(CheckpointError, match=r'w\.pth'):
-        (tmp_path / 'p').mkdir()
-        (tmp_path / 'p/w.pth').write_bytes(pickle.dumps({'x': Bomb(str(target))}))
-        read_state_dict(tmp_path / 'p/w.pth')
-    assert not target.exists()
 
 
 @pytest.mark.parametrize('suffix', ['pth', 'pt', 'safetensors'])

@@ -96,7 +96,7 @@ def test_explain_is_the_forward_pass(pool):
 
 def test_average_has_no_attention():
     model = build('average').eval()
-    with pytest.raises(TypeError, match="pool='average' has no attention"):
+    with pytest.raises(TypeError, match='AveragePool has no attention to show'):
         model.explain(images(1, 3, 67, 53))
 
 
@@ -160,7 +160,31 @@ def test_initial_weights(pool):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="pool='mean' is unknown; valid are 'learned'"):
         ImageClassifier(TINY, 'mean')
+    with pytest.raises(ValueError, match="did you mean 'average'"):
+        ImageClassifier(TINY, 'averge')
     with pytest.raises(ValueError, match='num_classes=0'):
         ImageClassifier(TINY, 'learned_multi', 0)
     with pytest.raises(ValueError, match='did you mean'):
         ImageClassifier(dict(type='densevit.PatchConvNt'))
+
+
+def test_initializing_sets_every_parameter_of_pool_and_head():
+    for config in (
+        dict(TINY),
+        dict(type='densevit.PyramidVisionTransformer', arch=dict(embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2),
+             mlp_ratios=(2, 2), sr_ratios=(2, 1))),
+        dict(type='densevit.CvT', arch=dict(embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2))),
+    ):  # fmt: skip
+        model = ImageClassifier(config, num_classes=7)
+        with torch.no_grad():
+            for parameter in (*model.pool.parameters(), *model.head.parameters()):
+                parameter.fill_(torch.nan)
+        model.init_weights()
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_subclass_of_a_backbone_is_read_as_its_family():
+    class Mine(PatchConvNet):
+        pass
+
+    assert type(ImageClassifier(Mine(TINY['arch'])).pool).__name__ == 'LearnedAggregation'

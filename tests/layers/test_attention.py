@@ -167,3 +167,27 @@ def test_unknown_backend():
     q = torch.zeros(1, 1, 2, 4)
     with pytest.raises(ValueError, match="attn_backend='fused' is unknown; valid are auto, reference, sdpa"):
         attention(q, q, q, backend='fused')
+
+
+@pytest.mark.parametrize('backend', ATTN_BACKENDS)
+def test_bias_and_mask_of_one_dimension(backend):
+    q, k, v = (torch.randn(B, HEADS, n, D) for n in (L, S, S))
+    bias, mask = torch.randn(S), torch.arange(S) < 4
+    for given in (dict(bias=bias), dict(mask=mask), dict(bias=bias, mask=mask)):
+        whole = {name: each.expand(B, HEADS, L, S) for name, each in given.items()}
+        torch.testing.assert_close(
+            attention(q, k, v, **given, backend=backend), attention(q, k, v, **whole, backend='reference')
+        )
+
+
+@pytest.mark.parametrize('backend', ATTN_BACKENDS)
+def test_a_bias_of_higher_precision(backend):
+    q, k, v = (torch.randn(B, HEADS, n, D).bfloat16() for n in (L, S, S))
+    assert attention(q, k, v, bias=torch.randn(L, S), backend=backend).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('backend', ATTN_BACKENDS)
+def test_a_mask_is_boolean(backend):
+    q = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(ValueError, match=r'mask of torch\.float32'):
+        attention(q, q, q, mask=torch.zeros(2, 2), backend=backend)
