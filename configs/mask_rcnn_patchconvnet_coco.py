@@ -13,10 +13,18 @@ Deviations: PatchConvNet's dense recipe was never published. This is XCiT's, to 
 """
 
 _base_ = [
-    './_base_/models/mask_rcnn_patchconvnet.py',
+    './_base_/models/mask_rcnn.py',
     './_base_/datasets/coco_instance.py',
     './_base_/schedules/adamw_3x.py',
     './_base_/runtime/mmdet.py',
 ]
 
-model = dict(backbone=dict(drop_path_rate=0.1))
+embed_dims = 384
+model = dict(
+    backbone=dict(type='densevit.PatchConvNet', arch='S60', drop_path_rate=0.1),
+    # BN becomes SyncBN where a run is distributed on CUDA (see densevit/engine/options.py)
+    neck=[
+        dict(type='densevit.ColumnarPyramid', in_channels=embed_dims, norm_cfg=dict(type='BN', requires_grad=True)),
+        dict(type='FPN', in_channels=[embed_dims] * 4, out_channels=256, num_outs=5),
+    ],
+)

@@ -14,10 +14,16 @@ Deviations: PatchConvNet's dense recipe was never published. This is XCiT's, to 
 """
 
 _base_ = [
-    './_base_/models/upernet_patchconvnet.py',
+    './_base_/models/upernet.py',
     './_base_/datasets/ade20k.py',
     './_base_/schedules/adamw_160k.py',
     './_base_/runtime/mmseg.py',
 ]
 
-model = dict(backbone=dict(drop_path_rate=0.1))
+embed_dims = 384
+model = dict(
+    backbone=dict(type='densevit.PatchConvNet', arch='S60', drop_path_rate=0.1),
+    neck=dict(type='densevit.ColumnarPyramid', in_channels=embed_dims, norm_cfg=dict(type='BN', requires_grad=True)),
+    decode_head=dict(in_channels=[embed_dims] * 4),
+    auxiliary_head=dict(in_channels=embed_dims),
+)

@@ -1,6 +1,7 @@
 """ADE20K scene parsing (ADEChallengeData2016): 20210 + 2000 images, 150 classes, label 0 is void.
 
 Expected below ``data_root``: images/{training,validation}/*.jpg, annotations/{training,validation}/*.png.
+The ``aligned`` pipelines stretch test images to multiples of 32 pixels, for configs that ask for it.
 """
 
 data_root = '{{$DENSEVIT_DATA:data}}/ade/ADEChallengeData2016'
@@ -35,6 +36,14 @@ tta_pipeline = [
             [dict(type='PackSegInputs')],
         ],
     ),
+]
+
+align = dict(type='ResizeToMultiple', size_divisor=32)
+aligned_test_pipeline = [*test_pipeline[:2], align, *test_pipeline[2:]]
+tta_steps = tta_pipeline[1]['transforms']
+aligned_tta_pipeline = [
+    tta_pipeline[0],
+    dict(type='TestTimeAug', transforms=[tta_steps[0], [align], *tta_steps[1:]]),
 ]
 
 dataset_type = 'ADE20KDataset'

@@ -2,7 +2,8 @@
 
 Expected below ``data_root``: {train,val}2017/*.jpg, annotations/instances_{train,val}2017.json.
 Training images are augmented as in Swin's recipe, for all schedules: a flip, then either a random short side of 480
-to 800 pixels, or a resize to 400 to 600, a random crop of 384 to 600 pixels and a resize.
+to 800 pixels, or a resize to 400 to 600, a random crop of 384 to 600 pixels and a resize. ``single_scale_pipeline`` is
+the plain recipe, for configs that ask for it.
 """
 
 data_root = '{{$DENSEVIT_DATA:data}}/coco'
@@ -17,12 +18,19 @@ train_pipeline = [
         transforms=[
             [dict(type='RandomChoiceResize', scales=short_sides, keep_ratio=True)],
             [
-                dict(type='RandomChoiceResize', scales=[(4200, 400), (4200, 500), (4200, 600)], keep_ratio=True),
+                dict(type='RandomChoiceResize', scales=[(1333, 400), (1333, 500), (1333, 600)], keep_ratio=True),
                 dict(type='RandomCrop', crop_type='absolute_range', crop_size=(384, 600), allow_negative_crop=True),
                 dict(type='RandomChoiceResize', scales=short_sides, keep_ratio=True),
             ],
         ],
     ),
+    dict(type='PackDetInputs'),
+]
+single_scale_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

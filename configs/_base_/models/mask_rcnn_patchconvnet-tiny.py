@@ -4,14 +4,15 @@ The column is the one of upernet_patchconvnet-tiny.py. Heads are a quarter as wi
 fewer: with one class and small images more of them only cost time.
 """
 
-_base_ = './mask_rcnn_patchconvnet.py'
+_base_ = './mask_rcnn.py'
 
 embed_dims = 128
 num_classes = 1
 
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=embed_dims, depth=8, layer_scale_init=0.1, stem_depth=3),
+        type='densevit.PatchConvNet',
+        arch=dict(embed_dims=embed_dims, depth=8, layer_scale_init=0.1, stem_depth=3),
     ),
     neck=[
         dict(

@@ -1,9 +1,9 @@
-"""Mask R-CNN (https://arxiv.org/abs/1703.06870) with FPN on PatchConvNet-S60, 80 classes."""
+"""Mask R-CNN (https://arxiv.org/abs/1703.06870) with FPN, 80 classes.
+
+A config adds the backbone and the channels of its maps (``neck.in_channels``), the first of stride 4.
+"""
 
 num_classes = 80
-embed_dims = 384
-# BN becomes SyncBN where a run is distributed on CUDA (see densevit/engine/options.py)
-norm_cfg = dict(type='BN', requires_grad=True)
 
 model = dict(
     type='MaskRCNN',
@@ -15,11 +15,7 @@ model = dict(
         pad_mask=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type='densevit.PatchConvNet', arch='S60'),
-    neck=[
-        dict(type='densevit.ColumnarPyramid', in_channels=embed_dims, norm_cfg=norm_cfg),
-        dict(type='FPN', in_channels=[embed_dims] * 4, out_channels=256, num_outs=5),
-    ],
+    neck=dict(type='FPN', out_channels=256, num_outs=5),
     rpn_head=dict(
         type='RPNHead',
         in_channels=256,

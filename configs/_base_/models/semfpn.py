@@ -1,7 +1,9 @@
-"""UperNet (https://arxiv.org/abs/1807.10221) on PatchConvNet-S60, 150 classes."""
+"""Semantic FPN (https://arxiv.org/abs/1901.02446) on four maps of strides 4 to 32, 150 classes.
+
+A config adds the backbone and the channels of its maps (``neck.in_channels``).
+"""
 
 num_classes = 150
-embed_dims = 384
 # BN becomes SyncBN where a run is distributed on CUDA (see densevit/engine/options.py)
 norm_cfg = dict(type='BN', requires_grad=True)
 
@@ -16,32 +18,18 @@ model = dict(
         seg_pad_val=255,
         size=(512, 512),  # training crops smaller than this are padded to it
     ),
-    backbone=dict(type='densevit.PatchConvNet', arch='S60'),
-    neck=dict(type='densevit.ColumnarPyramid', in_channels=embed_dims, norm_cfg=norm_cfg),
+    neck=dict(type='FPN', out_channels=256, num_outs=4),
     decode_head=dict(
-        type='UPerHead',
-        in_channels=[embed_dims] * 4,
+        type='FPNHead',
+        in_channels=[256] * 4,
         in_index=[0, 1, 2, 3],
-        pool_scales=(1, 2, 3, 6),
-        channels=512,
+        feature_strides=[4, 8, 16, 32],
+        channels=128,
         dropout_ratio=0.1,
         num_classes=num_classes,
         norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-    ),
-    auxiliary_head=dict(
-        type='FCNHead',
-        in_channels=embed_dims,
-        in_index=2,
-        channels=256,
-        num_convs=1,
-        concat_input=False,
-        dropout_ratio=0.1,
-        num_classes=num_classes,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),

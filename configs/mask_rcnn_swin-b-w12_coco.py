@@ -1,0 +1,14 @@
+"""Mask R-CNN, Swin-B with windows of 12, COCO, 36 epochs.
+
+Expected: none published.
+Weights: swin_base_patch4_window12_384.pth (ImageNet-1k) or swin_base_patch4_window12_384_22k.pth (ImageNet-22k) by
+    --load-from; random without.
+Parameters: 107.28 M.
+Cost: 8 GPUs x 2 images of up to 1333 x 800.
+Command: torchrun --nproc_per_node 8 tools/train.py configs/mask_rcnn_swin-b-w12_coco.py --launcher pytorch --amp
+Deviations: those of mask_rcnn_swin_coco.py; the stochastic depth is that of Cascade Mask R-CNN on Swin-B.
+"""
+
+_base_ = './mask_rcnn_swin_coco.py'
+
+model = dict(backbone=dict(arch='B', window_size=12, drop_path_rate=0.3), neck=dict(in_channels=[128, 256, 512, 1024]))

@@ -1,0 +1,14 @@
+"""Mask R-CNN, Swin V2-T, windows of 16, COCO, 36 epochs.
+
+Expected: none published.
+Weights: swinv2_tiny_patch4_window16_256.pth (ImageNet-1k) by --load-from; random without.
+Parameters: 47.85 M.
+Cost: 8 GPUs x 2 images of up to 1333 x 800.
+Command: torchrun --nproc_per_node 8 tools/train.py configs/mask_rcnn_swinv2-t-w16_coco.py --launcher pytorch --amp
+Deviations: those of mask_rcnn_swinv2_coco.py.
+"""
+
+_base_ = './mask_rcnn_swinv2_coco.py'
+
+# pre-trained at 256 pixels, where the last stage is a single window of 8
+model = dict(backbone=dict(window_size=16, pretrained_window_sizes=(16, 16, 16, 8)))

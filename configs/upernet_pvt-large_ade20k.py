@@ -1,0 +1,13 @@
+"""UperNet, PVT-Large, ADE20K, 160k iterations.
+
+Expected: none published.
+Weights: pvt_large.pth (ImageNet-1k) by --load-from; random without.
+Parameters: 91.34 M.
+Cost: 8 GPUs x 2 images of 512 x 512.
+Command: torchrun --nproc_per_node 8 tools/train.py configs/upernet_pvt-large_ade20k.py --launcher pytorch --amp
+Deviations: those of upernet_pvt_ade20k.py.
+"""
+
+_base_ = './upernet_pvt_ade20k.py'
+
+model = dict(backbone=dict(arch='large'))

@@ -1,0 +1,17 @@
+"""UperNet, Swin-L with windows of 12, ADE20K, 160k iterations.
+
+Expected: none reported for crops of 512.
+Weights: swin_large_patch4_window12_384_22k.pth (ImageNet-22k) by --load-from; random without.
+Parameters: 233.96 M.
+Cost: 8 GPUs x 2 images of 512 x 512.
+Command: torchrun --nproc_per_node 8 tools/train.py configs/upernet_swin-l-w12_ade20k.py --launcher pytorch
+Deviations: those of upernet_swin_ade20k.py; the stochastic depth is that of the smaller models.
+"""
+
+_base_ = './upernet_swin_ade20k.py'
+
+model = dict(
+    backbone=dict(arch='L', window_size=12),
+    decode_head=dict(in_channels=[192, 384, 768, 1536]),
+    auxiliary_head=dict(in_channels=768),
+)
