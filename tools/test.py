@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_options(parser)
     parser.add_argument(
-        'checkpoint', nargs='?', help='weights to evaluate; without them the weights are random (a dry run)'
+        'checkpoint', nargs='?', help='weights to evaluate, a file or a URL; without them they are random (a dry run)'
     )
     parser.add_argument('--out', metavar='FILE', help='metrics as JSON (default: metrics.json in the work dir)')
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the truth into this folder')

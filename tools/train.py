@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         metavar='CHECKPOINT',
         help='go on from a checkpoint, or from the newest of the work dir: weights, optimizer, schedule, iteration',
     )
-    parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights')
+    parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights, a file or a URL')
     parser.add_argument(
         '--new-classes',
         action='store_true',

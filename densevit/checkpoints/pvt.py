@@ -16,7 +16,7 @@ Ours: an :class:`densevit.ImageClassifier` of ``backbone``, ``pool`` and ``head`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -65,13 +65,15 @@ _TIMM = NameTable(
 )
 
 
-def _blocks(theirs: str, *pairs: tuple[str, str]) -> Iterable[tuple[str, str]]:
+def _blocks(theirs: str, *pairs: tuple[str, str]) -> list[tuple[str, str]]:
     """The pairs below the names of a block."""
     return [(f'{theirs}.{inner}', f'backbone.block{{s+1}}.{{b}}.{ours}') for inner, ours in pairs]
 
 
-_MM = (('layers.{s}.0.projection.*', 'backbone.patch_embed{s+1}.proj.*'),
-       ('layers.{s}.0.norm.*', 'backbone.patch_embed{s+1}.norm.*'))  # fmt: skip
+_MM = (
+    ('layers.{s}.0.projection.*', 'backbone.patch_embed{s+1}.proj.*'),
+    ('layers.{s}.0.norm.*', 'backbone.patch_embed{s+1}.norm.*'),
+)
 _MM_BLOCK = (
     ('attn.attn.in_proj_*', 'attn.qkv.*'),
     ('attn.attn.out_proj.*', 'attn.proj.*'),

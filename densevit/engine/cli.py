@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from mmengine.config import DictAction
@@ -55,6 +56,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--deterministic', action='store_true', help='use operators that give the same result again; slower on a GPU'
     )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='let checkpoint files run code; only for files of people you trust with this computer',
+    )
     parser.add_argument('--skip-data-check', action='store_true', help='do not look through the data set first')
     parser.add_argument(
         '--debug', action='store_true', help='show the traceback of a mistake, and all that the mm packages say'
@@ -75,12 +81,13 @@ def run_tool(
     args = parser.parse_intermixed_args(argv)
     try:
         require_one_mm_line()
-        if args.debug:
-            status = main(args)
-        else:
-            ignore_warnings()
-            with quiet_prints():
+        with _guarded(args):
+            if args.debug:
                 status = main(args)
+            else:
+                ignore_warnings()
+                with quiet_prints():
+                    status = main(args)
     except KeyboardInterrupt:
         print('stopped.', file=sys.stderr)
         return 130
@@ -93,6 +100,15 @@ def run_tool(
         print(f'error: {mistake}', file=sys.stderr)
         return 2
     return status or 0
+
+
+def _guarded(args: argparse.Namespace) -> AbstractContextManager:
+    """No checkpoint runs code in a tool that reads any, unless ``--trust-checkpoint`` says so."""
+    if 'trust_checkpoint' not in args:
+        return nullcontext()
+    from ..checkpoints.safe import guard  # imports torch
+
+    return guard(args.trust_checkpoint)
 
 
 def _mistake(error: BaseException) -> str | None:

@@ -7,11 +7,13 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from mmengine.config import Config, ConfigDict
 
 from ..checkpoints import CheckpointError, read_checkpoint
+from ..checkpoints.download import is_url, local_file
 from ..errors import UserError
 
 __all__ = ['RunOptions', 'apply_options', 'batch_line', 'check_batch', 'effective_batch', 'existing_file']
@@ -98,15 +100,14 @@ def apply_options(cfg: Config, options: RunOptions) -> Config:
     return cfg
 
 
-def existing_file(path: str) -> str:
-    """``path`` with ``~`` replaced.
+def existing_file(source: str) -> str:
+    """A path with ``~`` replaced, or a URL, which is fetched now rather than when all else is ready.
 
     Raises:
-        UserError: no such file.
+        UserError: there is no such file.
     """
-    if not Path(path).expanduser().is_file():
-        raise UserError(f'checkpoint {path!r} does not exist.')
-    return str(Path(path).expanduser())
+    file = local_file(source)
+    return source if is_url(source) else str(file)
 
 
 def _newest_checkpoint(work_dir: str) -> str | None:
@@ -116,7 +117,7 @@ def _newest_checkpoint(work_dir: str) -> str | None:
     writes the new one, so that a run that is stopped meanwhile can leave a note without a file.
 
     Raises:
-        UserError: a run was there, and none of its checkpoints can be read.
+        UserError: a run was there, and none of its checkpoints can be read, or one would have to run code.
     """
     folder = Path(work_dir)
     note = folder / 'last_checkpoint'
@@ -129,7 +130,9 @@ def _newest_checkpoint(work_dir: str) -> str | None:
     for _, path in sorted(saved, reverse=True):
         try:
             read_checkpoint(path)
-        except CheckpointError:
+        except CheckpointError as error:
+            if isinstance(error.__cause__, UnpicklingError):  # whole, but refused
+                raise
             continue
         return str(path)
     if saved or note.is_file():

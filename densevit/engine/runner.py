@@ -54,6 +54,11 @@ class Runner(MMRunner):
         model = self.model.module if is_model_wrapper(self.model) else self.model
         return model.module if isinstance(model, BaseTTAModel) else model
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """mmengine's; whoever calls it, :meth:`load_checkpoint` knows that a whole state is asked for."""
+        self._resume = True
+        super().resume(filename, *args, **kwargs)
+
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
         """Load weights, all or nothing, and log the report; return the content of the file, for ``resume``.
 
@@ -69,7 +74,7 @@ class Runner(MMRunner):
                     f'{str(filename)!r} holds weights but no state of a training run, so none can be resumed from it; '
                     'use --load-from to start a new one from these weights.'
                 )
-            # mmengine would run the config in it, to compare the number of GPUs by a key that nobody has set since 2020
+            # mmengine would run this text as Python, for a number of GPUs that nobody has written there since 2020
             content['meta'].pop('config', None)
             # the average, where a run keeps one, trades places with the weights that were trained
             self.call_hook('after_load_checkpoint', checkpoint=content)

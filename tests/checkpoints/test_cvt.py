@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit import CvT, ImageClassifier
-from densevit.checkpoints import CheckpointError, load_weights
+from densevit.checkpoints import CheckpointError, export_weights, load_weights
 from densevit.checkpoints.cvt import from_official, is_official, is_transformers
 from tests.backbones.contract import fill, images
 from tests.reference import filled_state_dict
@@ -183,6 +183,8 @@ def test_transformers_with_equal_outputs(kind, target, skipped):
     count = len(model.state_dict())
     report = load_weights(model, theirs.state_dict())
     assert str(report) == f'CvT, transformers: loaded {count} of {count} tensors{skipped}'
+    if target == 'classifier':
+        peer().load_state_dict(export_weights(model, 'transformers'))  # all, and no more
     for size in ((64, 96), (67, 53)):
         x = images(2, 3, *size).double()
         with torch.no_grad():

@@ -10,6 +10,8 @@ from densevit.engine import options as module
 from densevit.engine.config import check_config, load_config
 from densevit.engine.options import RunOptions, apply_options, batch_line, check_batch, effective_batch
 from densevit.errors import UserError
+from tests.checkpoints.hostile import hostile
+from tests.checkpoints.server import running
 
 ADE, COCO = 'upernet_patchconvnet_ade20k', 'mask_rcnn_patchconvnet_coco'
 
@@ -158,6 +160,25 @@ def test_resume_falls_back_to_the_newest_that_can_be_read(tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(UserError, match='no checkpoint of the run'):
         applied(**run)
+
+
+def test_resume_does_not_pass_over_a_file_that_is_refused(tmp_path):
+    torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'iter_2.pth')
+    mark = hostile(tmp_path / 'iter_10.pth', {'state_dict': {'a': torch.zeros(1)}})
+    with pytest.raises(UserError, match=r'iter_10.*--trust-checkpoint'):
+        applied(work_dir=str(tmp_path), resume=True)
+    assert not mark.exists()
+
+
+def test_a_url_is_fetched_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv('DENSEVIT_CACHE', str(tmp_path))
+    monkeypatch.setenv('no_proxy', '*')
+    with running() as server:
+        url, file = server.serve('w.pth', b'content')
+        assert applied(load_from=url).load_from == url and len(file.requests) == 1
+        assert applied(resume=url).load_from == url and len(file.requests) == 1
+        with pytest.raises(UserError, match='answers 404'):
+            applied(load_from=f'{url}x')
 
 
 @pytest.mark.parametrize(

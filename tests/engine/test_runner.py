@@ -12,11 +12,13 @@ from mmengine.dataset import Compose
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import DATASETS, MODELS
+from mmengine.runner import Runner as MMRunner
 from torch import nn
 
 from densevit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
+from densevit.checkpoints.safe import guard
 from densevit.data.loading import name_unreadable_files
-from densevit.engine.runner import SameBuffersHook, build_runner, is_main_process
+from densevit.engine.runner import Runner, SameBuffersHook, build_runner, is_main_process
 from densevit.errors import UserError
 from tests.scope import scope_restored
 
@@ -41,7 +43,7 @@ class RunnerToyTTA(BaseTTAModel):
 class NewClasses(BaseModel):
     def __init__(self):
         super().__init__()
-        self.backbone, self.head = nn.Linear(2, 2, bias=False), nn.Linear(2, 3, bias=False)
+        self.backbone, self.decode_head = nn.Linear(2, 2, bias=False), nn.Linear(2, 3, bias=False)
 
     def forward(self, *args, **kwargs):
         return {}
@@ -70,6 +72,15 @@ class NoSamples:
 
     def __getitem__(self, index):
         raise ValueError('a bug')
+
+
+@DATASETS.register_module(force=True)
+class Samples:
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.zeros(2))
 
 
 @pytest.fixture(autouse=True)
@@ -144,27 +155,72 @@ def test_what_mmengine_saves_is_read_without_running_code(tmp_path):
     assert content['param_schedulers'][0]['anneal_func'](0.0, 2.0, 0.5) == pytest.approx(1.0)
 
 
-class _Reach:
-    """Unpickled, an attribute of something that is allowed, but not that attribute."""
+@pytest.fixture
+def resumable(tmp_path):
+    """A checkpoint with all that a run can have: schedule, average, log and loss scaler; it, and how to go on."""
+    settings = dict(
+        train_cfg=dict(by_epoch=False, max_iters=4),
+        train_dataloader=dict(dataset=dict(type='Samples'), sampler=dict(type='DefaultSampler'), batch_size=1),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        param_scheduler=[dict(type='OneCycleLR', eta_max=0.1, total_steps=4, by_epoch=False)],
+        custom_hooks=[dict(type='EMAHook', momentum=0.3)],
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
+    )
 
-    def __init__(self, owner, name):
-        self.owner, self.name = owner, name
+    def build(**more):
+        return build_runner(toy(tmp_path / 'run', **settings, **more))
 
-    def __reduce__(self):
-        return getattr, (self.owner, self.name)
+    build().train()
+    path = tmp_path / 'run/iter_2.pth'
+    content = torch.load(path, weights_only=False)
+    # as AmpOptimWrapper adds it, which needs a GPU
+    content['optimizer']['loss_scaler'] = torch.amp.GradScaler('cpu').state_dict()
+    torch.save(content, path)
+    return path, content, build
 
 
-class _Run:
-    def __reduce__(self):
-        return os.system, ('true',)
+def test_a_run_of_ours_resumes_without_trust(resumable):
+    path, content, build = resumable
+    parts = {'optimizer', 'param_schedulers', 'message_hub', 'ema_state_dict', 'state_dict', 'meta'}
+    assert parts <= set(content) and content['optimizer']['loss_scaler']
+    runner = build(resume=True, load_from=str(path))
+    runner.call_hook('before_run')
+    with guard():
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.load_or_resume()
+    assert runner.iter == 2
+    assert torch.equal(runner.model.layer.weight, content['ema_state_dict']['module.layer.weight'])
+    assert runner.param_schedulers[0].state_dict()['last_step'] == content['param_schedulers'][0]['last_step'] == 2
+    assert runner.message_hub.get_scalar('train/loss').data[0].size == 2
+    assert runner.optim_wrapper.optimizer.state_dict()['state'][0]['step'] == 2
+    runner = build(resume=True, load_from=str(path))
+    with guard():
+        runner.train()
+    assert runner.iter == 4
 
 
-@pytest.mark.parametrize('evil', [_Reach(HistoryBuffer, '__init__'), _Reach(HistoryBuffer, '_log'), _Run()])
-def test_code_is_refused(tmp_path, evil):
-    path = tmp_path / 'evil.pth'
-    torch.save(dict(state_dict=nn.Linear(2, 3).state_dict(), more=evil), path)
-    with pytest.raises(CheckpointError, match='refused'):
-        read_checkpoint(path)
+@pytest.mark.parametrize('how', ['load_or_resume', 'resume'])
+def test_a_config_in_a_checkpoint_does_not_run(resumable, monkeypatch, tmp_path, how):
+    """mmengine executes that text when it resumes."""
+    path, content, build = resumable
+    mark = tmp_path / 'ran'
+    text = f'import os\nos.mkdir({str(mark)!r})\n'
+    content['meta'].update(config=text, cfg=text)
+    torch.save(content, path)
+
+    def resume():
+        asked = dict(resume=True, load_from=str(path)) if how == 'load_or_resume' else {}
+        runner = build(**asked)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.call_hook('before_run')
+        runner.load_or_resume() if asked else runner.resume(str(path))
+        assert runner.iter == 2
+
+    resume()
+    assert not mark.exists()
+    monkeypatch.setattr(Runner, 'load_checkpoint', MMRunner.load_checkpoint)
+    resume()
+    assert mark.exists()
 
 
 def test_two_runs_of_a_process_have_visualizers_of_their_own(tmp_path):
@@ -231,7 +287,7 @@ def test_errors_of_training_stay_as_they_are(tmp_path):
 def test_other_classes(tmp_path, weights):
     runner = build_runner(toy(tmp_path, dict(type='NewClasses'), new_classes=True))
     path = tmp_path / 'more.pth'
-    torch.save({'backbone.weight': torch.full((2, 2), 7.0), 'head.weight': torch.zeros(5, 2)}, path)
+    torch.save({'backbone.weight': torch.full((2, 2), 7.0), 'decode_head.weight': torch.zeros(5, 2)}, path)
     runner.load_checkpoint(str(path))
     assert (runner.bare_model.backbone.weight == 7).all()
     runner.cfg.new_classes = False

@@ -27,7 +27,9 @@ def test_help_names_every_option(capsys):
         load_tool('test').parser().parse_args(['--help'])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    expected = 'config checkpoint --out --show-dir --tta --work-dir --cfg-options --launcher --seed --debug'
+    expected = (
+        'config checkpoint --out --show-dir --tta --work-dir --cfg-options --launcher --seed --trust-checkpoint --debug'
+    )
     assert [name for name in expected.split() if name not in text] == []
 
 

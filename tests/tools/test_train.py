@@ -23,7 +23,7 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     expected = (
         'config --work-dir --cfg-options --launcher --seed --deterministic --skip-data-check --debug --resume '
-        '--load-from --new-classes --amp --accumulate --auto-scale-lr --ema --tensorboard --wandb'
+        '--load-from --new-classes --trust-checkpoint --amp --accumulate --auto-scale-lr --ema --tensorboard --wandb'
     )
     assert [name for name in expected.split() if name not in text] == []
 
