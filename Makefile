@@ -5,7 +5,7 @@ JOBS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format doctor clean-env
+.PHONY: help env demo test lint format models doctor clean-env
 
 # The first Python of the list that is new enough runs the set-up script and becomes the environment's.
 setup_env = for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10 python); do \
@@ -36,6 +36,9 @@ lint: ## check style and format
 format: ## mend style and format where that needs no thought
 	@$(setup_env) --run -m ruff check --fix .
 	@$(setup_env) --run -m ruff format .
+
+models: ## count every config's model and write the metafiles and README's tables of them
+	@$(setup_env) --run tools/model_index.py --write
 
 doctor: ## say what this machine has, what works and what to do about the rest
 	@$(setup_env) --run tools/doctor.py $(ARGS)

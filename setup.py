@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: configs/ and tools/ travel in the package, as densevit/.mim."""
+"""What setup.cfg cannot say: configs/, their index and tools/ travel in the package, as densevit/.mim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 class BuildPy(build_py):
-    """Copy configs/ and tools/ beside the built modules; an editable install uses those of the clone."""
+    """Copy configs/, their index and tools/ beside the built modules; an editable install uses those of the clone."""
 
     def run(self) -> None:
         super().run()
@@ -22,6 +22,7 @@ class BuildPy(build_py):
             target = Path(self.build_lib, 'densevit', '.mim', name)
             shutil.rmtree(target, ignore_errors=True)  # build/ may hold files that have been removed since
             shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'))
+        shutil.copy(ROOT / 'model-index.yml', target.parent)
 
 
 setup(cmdclass={'build_py': BuildPy})

@@ -12,11 +12,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (
     'setup.cfg', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'requirements', 'densevit',
-    'configs', 'tools',
+    'configs', 'tools', 'model-index.yml',
 )  # fmt: skip
 
 
@@ -75,6 +76,14 @@ def test_every_config_and_tool_is_in_the_wheel(installed, name):
     ours = relative_files(ROOT / name)
     assert ours, f'{name}/ is empty'
     assert relative_files(installed / 'densevit' / '.mim' / name) == ours
+
+
+def test_the_index_of_the_configs_is_in_the_wheel_with_all_that_it_imports(installed):
+    index = installed / 'densevit' / '.mim' / 'model-index.yml'
+    assert index.read_text() == (ROOT / 'model-index.yml').read_text()
+    imported = yaml.safe_load(index.read_text())['Import']
+    assert len(imported) == len(list(ROOT.glob('configs/*/metafile.yml'))) >= 6
+    assert all((index.parent / path).is_file() for path in imported)
 
 
 def test_every_module_and_nothing_else_is_in_the_wheel(installed):
