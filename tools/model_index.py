@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from densevit.analysis.model_index import mistakes, outdated, write
     from densevit.engine.config import configs_dir
+    from densevit.engine.model_index import mistakes, outdated, write
     from densevit.errors import UserError
 
     root = configs_dir().parent

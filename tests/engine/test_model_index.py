@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from densevit.analysis import model_index
-from densevit.analysis.model_index import Family, mistakes, outdated, read_families, tables, write
+from densevit.engine import model_index
+from densevit.engine.model_index import Family, mistakes, outdated, read_families, tables, write
 from densevit.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,7 +172,7 @@ def test_a_data_set_that_is_not_known(clone):
     entry = re.search(r'  - Name: upernet_swin_ade20k\n(?:    .*\n)+', text)[0]
     (clone / SWIN).write_text(text + entry.replace('swin_ade20k', 'swin_cityscapes'))
     assert mistakes(clone) == [
-        f"{SWIN}: upernet_swin_cityscapes: add 'cityscapes' to the DATA of densevit/analysis/model_index.py."
+        f"{SWIN}: upernet_swin_cityscapes: add 'cityscapes' to the DATA of densevit/engine/model_index.py."
     ]
 
 

@@ -28,9 +28,9 @@ import torch
 import yaml
 from mmengine.registry import MODELS, DefaultScope
 
-from ..engine.config import load_config
+from ..analysis.complexity import complexity
 from ..errors import UserError
-from .complexity import complexity
+from .config import load_config
 
 __all__ = ['Family', 'count', 'mistakes', 'outdated', 'read_families', 'tables', 'write']
 
@@ -331,7 +331,7 @@ def _entry_mistakes(family: Family, model: dict[str, Any]) -> list[str]:
     found = [f'{key} is to be {value!r}' for key, value in expected.items() if model.get(key) != value]
     found += [f'lacks {key!r}' for key in ('Backbone Weights', 'Measured by us', 'Results') if key not in model]
     if (data := _parts(model)[2]) not in DATA:
-        found.append(f'add {data!r} to the DATA of densevit/analysis/model_index.py')
+        found.append(f'add {data!r} to the DATA of densevit/engine/model_index.py')
     if found:
         return found
     for weights in model['Backbone Weights']:
