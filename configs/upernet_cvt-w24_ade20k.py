@@ -5,6 +5,7 @@ Weights: CvT-w24-384x384-IN-22k.pth (ImageNet-22k) by --load-from; needed, for B
 Parameters: 307.20 M.
 Cost: 8 GPUs x 2 images of 512 x 512.
 Command: torchrun --nproc_per_node 8 tools/train.py configs/upernet_cvt-w24_ade20k.py --launcher pytorch --amp
+    --load-from FILE
 Deviations: those of upernet_cvt_ade20k.py.
 """
 

@@ -6,7 +6,8 @@ Weights: an official CvT-13 file (ImageNet-1k or 22k, 224 or 384 pixels) by --lo
 Parameters: 44.54 M.
 Cost: 8 GPUs x 2 images of 512 x 512.
 Command: torchrun --nproc_per_node 8 tools/train.py configs/upernet_cvt_ade20k.py --launcher pytorch --amp
-    One GPU: python tools/train.py configs/upernet_cvt_ade20k.py --amp --accumulate 8
+    --load-from FILE
+    One GPU: python tools/train.py configs/upernet_cvt_ade20k.py --amp --accumulate 8 --load-from FILE
 Deviations: nothing was published for UperNet on CvT. The recipe is Swin's, with the stochastic depth of CvT's
     classification. CvT has three maps, of strides 4, 8 and 16, and UperNet takes them as they are.
 """

@@ -20,5 +20,6 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
     Returns ``"; did you mean 'x'?"`` for the nearest of ``valid``, or an empty string where nothing is near.
     """
-    nearest = get_close_matches(str(name), [str(candidate) for candidate in valid], n=1, cutoff=0.6)
-    return f'; did you mean {nearest[0]!r}?' if nearest else ''
+    by_lower = {str(candidate).lower(): str(candidate) for candidate in valid}
+    nearest = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
+    return f'; did you mean {by_lower[nearest[0]]!r}?' if nearest else ''

@@ -49,6 +49,7 @@ from ..layers import (
     to_nchw,
     to_nhwc,
 )
+from ..layers.patch_embed import check_channels
 from ..registry import MODELS
 from .base import Backbone
 
@@ -260,6 +261,7 @@ class _Pyramid(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> maps (B, C_i, H_i, W_i) of strides 4, 8, 16, 32, one per ``out_indices``."""
+        check_channels(x, self.patch_embed1.proj.in_channels)
         x, outs = to_nhwc(x), []
         for index in range(len(self.strides)):
             x = self.forward_stage(x, index)  # (B, H / s, W / s, C), s = self.strides[index]

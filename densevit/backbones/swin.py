@@ -310,13 +310,13 @@ class SwinTransformer(Backbone):
             return None
         own = self.get_parameter(name)  # ((2 w - 1) ** 2, h)
         before, after = math.isqrt(len(tensor)), math.isqrt(len(own))
-        if before**2 != len(tensor) or before == after or tensor.shape[1] != own.shape[1]:
+        if not before or before**2 != len(tensor) or before == after or tensor.shape[1] != own.shape[1]:
             return None
         return resample_position(tensor[None], (before, before), (after, after), 'bicubic').flatten(0, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> maps (B, C_i, ceil(H / stride_i), ceil(W / stride_i)), one per ``out_indices``."""
-        bottom, right = ((side + PATCH_SIZE - 1) // PATCH_SIZE * PATCH_SIZE - side for side in x.shape[2:])
+        bottom, right = ((side + PATCH_SIZE - 1) // PATCH_SIZE * PATCH_SIZE - side for side in x.shape[-2:])
         x = self.patch_embed(F.pad(x, (0, right, 0, bottom)))  # (B, H / 4, W / 4, C)
         outs = []
         for index, stage in enumerate(self.layers):

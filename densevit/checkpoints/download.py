@@ -125,7 +125,9 @@ class _Entry:
         for digest in (noted, self.expected):
             file = self.folder / f'{digest}{self.suffix}'
             if len(digest) == 64 and digest.startswith(self.expected) and file.is_file():
-                return file
+                if not self.expected or _digest(file) == digest:
+                    return file
+                file.unlink()  # not what was fetched any more
         return None
 
     def keep(self, file: Path) -> Path:
@@ -203,8 +205,8 @@ class _Entry:
                     raise ConnectionError('the file has changed meanwhile')
             else:
                 begin = 0  # the whole file: a server without ranges, or another version
-            if response.headers.get_content_type() == 'text/html':
-                raise CheckpointError(f'{self.url!r} is a web page; give the address of the file itself.')
+            if response.headers.get_content_type() in ('text/html', 'application/json') or response.length == 0:
+                raise CheckpointError(f'{self.url!r} is a web page or empty; give the address of the file itself.')
             if response.length is None and not response.chunked and not self.expected:
                 raise CheckpointError(
                     f'{self.url!r} comes without its length, so a broken connection would not be noticed; give sha256= '

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError
@@ -96,6 +97,7 @@ def load_weights(
     given = to_names_of(own, tensors)
     if check := getattr(getattr(model, 'backbone', model), 'check_derived', None):
         check({name.removeprefix(BACKBONE): table for name, table in given.tables.items()})
+    _check_kinds(given.tensors)
     fitting, skipped, required = _select(given, own, model)
     resized, of_classes, mismatched = _compare(fitting, own, model, is_own=given.origin == DENSEVIT)
     fitting |= resized
@@ -118,7 +120,7 @@ def load_weights(
             + '; '.join(f'{len(names)} {what} ({_some(names)})' for what, names in lists if names)
             + '. Nothing was loaded; '
             + (
-                'where only the classes are others, train.py --new-classes starts from the rest.'
+                'where only the classes are others, train.py --new-classes (new_classes=True) starts from the rest.'
                 if mismatched == of_classes and not missing and not unexpected
                 else 'check that config and checkpoint are of the same model.'
             )
@@ -201,6 +203,22 @@ def _compare(
         else:
             rest.append(name)
     return resized, of_classes, rest
+
+
+def _check_kinds(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that cannot be copied into parameters, or that would be without the scale that they mean."""
+    odd = [
+        f'{name} ({tensor.layout}, {tensor.dtype})'
+        for name, tensor in tensors.items()
+        if tensor.layout != torch.strided
+        or tensor.is_quantized
+        or tensor.is_complex()
+        or not (tensor.is_floating_point() or name.endswith('num_batches_tracked') or tensor.ndim == 0)
+    ]
+    if odd:
+        raise CheckpointError(
+            f'{len(odd)} tensors of the checkpoint are no plain floating-point ones ({_some(odd)}); convert them first.'
+        )
 
 
 def _shortened(name: str, model: nn.Module) -> str:

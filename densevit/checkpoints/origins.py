@@ -176,6 +176,10 @@ def to_ours(tensors: Mapping[str, Tensor], origin: str | None = None) -> Recogni
         CheckpointError: several origins have such names, or there is none with this label.
     """
     of_whole = any(name.startswith(BACKBONE) for name in tensors)
+    if twice := next((name for name in tensors if of_whole and BACKBONE + name in tensors), None):
+        raise CheckpointError(
+            f'{twice!r} is there twice, with and without {BACKBONE!r}; save the one set that is meant on its own.'
+        )
     if origin is None:
         known = [candidate for candidate in ORIGINS if candidate.recognises(tensors)]
     else:
@@ -183,7 +187,7 @@ def to_ours(tensors: Mapping[str, Tensor], origin: str | None = None) -> Recogni
         if not known and origin != DENSEVIT:
             labels = [DENSEVIT, *(candidate.label for candidate in ORIGINS)]
             raise CheckpointError(
-                f'origin {origin!r} is unknown{did_you_mean(origin, labels) or "."} Valid are {", ".join(labels)}.'
+                f'origin {origin!r} is unknown{did_you_mean(origin, labels) or "."} Valid are {"; ".join(labels)}.'
             )
     if len(known) > 1:
         labels = ' and '.join(candidate.label for candidate in known)

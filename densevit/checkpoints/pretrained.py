@@ -74,7 +74,8 @@ class Pretrained:
 def always_whole(init_cfg: Any) -> Any:
     """``init_cfg`` with mmengine's ``'Pretrained'`` replaced by ours, which has nothing to do with ``map_location``."""
     if isinstance(init_cfg, Mapping):
-        if init_cfg.get('type') not in ('Pretrained', PretrainedInit):
+        kind = init_cfg.get('type')
+        if kind is not PretrainedInit and (kind == _NAME or str(kind).rpartition('.')[2] != 'Pretrained'):
             return init_cfg
         return {name: value for name, value in init_cfg.items() if name != 'map_location'} | {'type': _NAME}
     return [always_whole(cfg) for cfg in init_cfg] if isinstance(init_cfg, list | tuple) else init_cfg

@@ -48,11 +48,33 @@ def load_torch_file(file: Any, *args: Any, trust: bool = False, name: str | None
             raise
         name = name or repr(str(getattr(file, 'name', file)))
         asks = re.search(r'GLOBAL (\S+)', str(error))
+        head = _head(file)
+        if head[8:9] == b'{':
+            raise CheckpointError(
+                f'{name} is a safetensors file by another name; rename it to .safetensors.'
+            ) from error
+        if head.startswith(_OTHERS):
+            raise CheckpointError(
+                f'{name} is no checkpoint: it begins with {head!r}; download or copy it anew.'
+            ) from error
         raise CheckpointError(
             f'{name} is refused, since reading it could run code: it is no torch file of plain tensors and values'
             f'{f" but asks for {asks[1]}" if asks else ""}; save its state dict alone, as safetensors, or, if you '
             'trust whoever made it with this computer, use --trust-checkpoint (in Python trust=True).'
         ) from error
+
+
+# What a web page, JSON, the pointer of git-lfs and a gzip archive begin with, and no pickle.
+_OTHERS = (b'<', b'{', b'[', b'version ', b'\x1f\x8b')
+
+
+def _head(file: Any) -> bytes:
+    """The first bytes of a file, open or not."""
+    if hasattr(file, 'seek'):
+        file.seek(0)
+        return file.read(9)
+    with open(file, 'rb') as opened:
+        return opened.read(9)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..errors import UserError
 from ..registry import HOOKS
 from .noise import drop_noise
 
-__all__ = ['Runner', 'SameBuffersHook', 'build_runner', 'is_main_process']
+__all__ = ['Runner', 'SameBuffersHook', 'build_runner', 'check_channels', 'is_main_process']
 
 # The runs of this process: mmengine keeps loggers and visualizers by name, and a second run would get the first's.
 _RUNS = itertools.count()
@@ -74,11 +74,23 @@ class Runner(MMRunner):
                     f'{str(filename)!r} holds weights but no state of a training run, so none can be resumed from it; '
                     'use --load-from to start a new one from these weights.'
                 )
+            if not content.get('optimizer') or (
+                self.cfg.get('param_scheduler') and not content.get('param_schedulers')
+            ):
+                raise CheckpointError(
+                    f'{str(filename)!r} lacks the state of optimizer or schedule, as best_*.pth do, so training would '
+                    'not go on where it was; resume from an iter_*.pth or epoch_*.pth, or use --load-from.'
+                )
             # mmengine would run this text as Python, for a number of GPUs that nobody has written there since 2020
             content['meta'].pop('config', None)
             # the average, where a run keeps one, trades places with the weights that were trained
             self.call_hook('after_load_checkpoint', checkpoint=content)
             report = load_weights(self.bare_model, content['state_dict'])
+            if report.kept:
+                raise CheckpointError(
+                    f'{str(filename)!r} has not all weights of the run to be resumed: {report}; use --load-from to '
+                    'start a new run from these.'
+                )
         else:
             report = load_weights(self.bare_model, content, new_classes=self.cfg.get('new_classes', False))
             # an average starts from what was loaded; its hook looks for the names of the model that the runner has
@@ -92,7 +104,9 @@ class Runner(MMRunner):
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """mmengine's; what a part has against its arguments is the config's mistake."""
         try:
-            return super().build_model(model)
+            built = super().build_model(model)
+            check_channels(built.module if isinstance(built, BaseTTAModel) else built)
+            return built
         except UserError:
             raise
         except (TypeError, ValueError) as error:
@@ -170,3 +184,41 @@ def is_main_process(cfg: Config) -> bool:
     Read from the environment, since it is asked before the processes know each other.
     """
     return os.environ.get(_RANKS.get(cfg.get('launcher', 'none'), ''), '0') == '0'
+
+
+def check_channels(model: nn.Module) -> None:
+    """Hold the channels that neck or heads are built for against those that the backbone's maps have.
+
+    Raises:
+        UserError: they differ; torch would say so in the first convolution that notices, without a name.
+    """
+    maps = getattr(getattr(model, 'backbone', None), 'out_channels', None)
+    if not isinstance(maps, Sequence):
+        return
+    neck = getattr(model, 'neck', None)
+    first = neck[0] if isinstance(neck, nn.Sequential) else neck
+    if first is not None:
+        expected = getattr(first, 'in_channels', None)
+        if isinstance(expected, Sequence) and list(expected) != list(maps):
+            raise UserError(
+                f'model.neck.in_channels={list(expected)}, but the maps of {type(model.backbone).__name__} have '
+                f'{list(maps)} channels; write these.'
+            )
+        return
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = getattr(model, name, None)
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+            expected, index = getattr(head, 'in_channels', None), getattr(head, 'in_index', None)
+            several = isinstance(index, Sequence)
+            # a head that concatenates its inputs counts their channels together
+            if expected is None or index is None or (several and not isinstance(expected, Sequence)):
+                continue
+            indices, given = (list(index), list(expected)) if several else ([index], [expected])
+            if max(indices) >= len(maps):
+                raise UserError(f'model.{name}.in_index={index}, but the backbone returns {len(maps)} maps.')
+            found = [maps[each] for each in indices]
+            if given != found:
+                raise UserError(
+                    f'model.{name}.in_channels={expected}, but the maps {indices} of {type(model.backbone).__name__} '
+                    f'have {found} channels; write these.'
+                )

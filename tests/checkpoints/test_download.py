@@ -332,3 +332,10 @@ def test_what_is_no_checkpoint_is_named_with_its_place(server, cache):
     with pytest.raises(CheckpointError) as caught:
         read_state_dict(url)
     assert url in str(caught.value) and str(cache / whole(cache)[0]) in str(caught.value)
+
+
+def test_a_file_of_the_cache_that_has_changed_is_fetched_again(server, cache):
+    url, file = server.serve('model.pth', CONTENT)
+    path = local_file(url, sha256=HASH)
+    path.write_bytes(b'0' + CONTENT[1:])
+    assert local_file(url, sha256=HASH).read_bytes() == CONTENT and len(file.requests) == 2

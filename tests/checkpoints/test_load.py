@@ -359,3 +359,26 @@ def test_weights_keep_the_precision_of_the_model():
     model = PatchConvNet(ARCH).double()
     load_weights(model, {name: t.bfloat16() for name, t in fill(PatchConvNet(ARCH)).state_dict().items()})
     assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('kind', ['sparse', 'complex', 'whole numbers'])
+def test_tensors_of_another_kind_change_nothing(kind):
+    model = fill(PatchConvNet(ARCH))
+    before = copy.deepcopy(model.state_dict())
+    tensors = {name: t + 1 for name, t in before.items()}
+    name = 'blocks.1.conv_in.weight'
+    tensors[name] = {
+        'sparse': tensors[name].to_sparse(),
+        'complex': tensors[name].to(torch.complex64),
+        'whole numbers': tensors[name].to(torch.int8),
+    }[kind]
+    with pytest.raises(CheckpointError, match=r'1 tensors .*blocks\.1\.conv_in\.weight'):
+        load_weights(model, tensors)
+    assert equal(model, before)
+
+
+def test_two_sets_in_one_file_are_not_chosen_from():
+    tensors = PatchConvNet(ARCH).state_dict()
+    both = {**tensors, **{f'backbone.{name}': t + 1 for name, t in tensors.items()}}
+    with pytest.raises(CheckpointError, match='twice, with and without'):
+        load_weights(PatchConvNet(ARCH), both)

@@ -246,7 +246,7 @@ def test_classes_that_are_defined_later_and_call_up(tmp_path):
     assert loaded(model, tensors)
 
 
-@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmengine.Pretrained', PretrainedInit])
 def test_mmengines_name_means_the_same_in_our_backbones(tmp_path, kind):
     tensors = source_of(WithChild, tmp_path / 'w.pth')
     cfg = dict(type=kind, checkpoint=str(tmp_path / 'w.pth'), map_location='cpu')

@@ -71,3 +71,28 @@ def test_no_file(tmp_path):
         with pytest.raises(CheckpointError, match='does not exist'):
             read_state_dict(path)
     assert issubclass(CheckpointError, UserError) and issubclass(CheckpointError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'<html>not found</html>', 'no checkpoint: it begins with'),
+        (b'{"error": 404}', 'no checkpoint: it begins with'),
+    ],
+)
+def test_what_is_no_pickle_is_not_said_to_run_code(tmp_path, content, message):
+    path = tmp_path / 'w.pth'
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as refusal:
+        read_state_dict(path)
+    assert 'trust' not in str(refusal.value)
+
+
+def test_safetensors_by_another_name(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / 'w.safetensors'
+    save_file({'a': torch.zeros(2)}, path)
+    path.rename(tmp_path / 'w.pth')
+    with pytest.raises(CheckpointError, match='rename it to .safetensors'):
+        read_state_dict(tmp_path / 'w.pth')

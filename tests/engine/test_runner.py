@@ -11,14 +11,15 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseTTAModel
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import Runner as MMRunner
 from torch import nn
 
 from densevit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
 from densevit.checkpoints.safe import guard
 from densevit.data.loading import name_unreadable_files
-from densevit.engine.runner import Runner, SameBuffersHook, build_runner, is_main_process
+from densevit.engine.config import load_config
+from densevit.engine.runner import Runner, SameBuffersHook, build_runner, check_channels, is_main_process
 from densevit.errors import UserError
 from tests.scope import scope_restored
 
@@ -199,6 +200,16 @@ def test_a_run_of_ours_resumes_without_trust(resumable):
     assert runner.iter == 4
 
 
+@pytest.mark.parametrize('part', ['optimizer', 'param_schedulers'])
+def test_a_best_checkpoint_is_no_state_to_resume(resumable, part):
+    """best_*.pth have no optimizer and no schedule; mmengine would begin both anew without a word."""
+    path, content, build = resumable
+    torch.save({name: value for name, value in content.items() if name != part}, path)
+    runner = build(resume=True, load_from=str(path))
+    with pytest.raises(CheckpointError, match=r'as best_\*\.pth do.*--load-from'):
+        runner.load_or_resume()
+
+
 @pytest.mark.parametrize('how', ['load_or_resume', 'resume'])
 def test_a_config_in_a_checkpoint_does_not_run(resumable, monkeypatch, tmp_path, how):
     """mmengine executes that text when it resumes."""
@@ -328,3 +339,26 @@ def test_other_errors_of_a_pipeline_stay_as_they_are():
     name_unreadable_files(dataset)
     with pytest.raises(AssertionError, match='a bug'):
         dataset.pipeline({})
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'model.decode_head.in_channels': [96, 192, 384, 1024]}, r'decode_head\.in_channels=.*384, 768\] channels'),
+        ({'model.auxiliary_head.in_channels': 512}, r'auxiliary_head\.in_channels=512.*maps \[2\].*\[384\]'),
+        ({'model.backbone.out_indices': (0, 1, 2)}, r'decode_head\.in_index=.*returns 3 maps'),
+    ],
+)
+def test_channels_of_heads_are_those_of_the_backbone(options, message):
+    cfg = load_config('upernet_swin_ade20k')
+    cfg.merge_from_dict({'model.backbone.arch': 'T', **options})
+    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'), pytest.raises(UserError, match=message):
+        check_channels(MODELS.build(cfg.model))
+
+
+def test_channels_of_a_neck_are_those_of_the_backbone():
+    cfg = load_config('mask_rcnn_cvt_coco')
+    cfg.merge_from_dict({'model.neck.in_channels': [64, 192, 256]})
+    with DefaultScope.overwrite_default_scope('mmdet'), torch.device('meta'):
+        with pytest.raises(UserError, match=r'neck\.in_channels=\[64, 192, 256\].*\[64, 192, 384\]'):
+            check_channels(MODELS.build(cfg.model))

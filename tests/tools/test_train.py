@@ -175,7 +175,7 @@ def _mistakes(scenes: Path, tmp_path: Path, segmentor: Path, detector: Path) -> 
         'other checkpoint': ([SEGMENT, '--load-from', str(detector / 'epoch_2.pth'), *short], 'does not fit'),
         'weights only': (
             [SEGMENT, '--resume', str(next(detector.glob('best_*.pth'))), *short],
-            'does not fit',
+            'lacks the state of optimizer or schedule',
         ),
         'accumulate': ([SEGMENT, '--accumulate', '0', *short], '--accumulate 0'),
         'ema': ([SEGMENT, '--ema', '2', *short], '--ema 2'),
