@@ -123,6 +123,18 @@ class Backbone(BaseModule):
         """
         return None
 
+    def follow(self, origin: str, has_heads: bool) -> str:
+        """Compute as the package does where a checkpoint was trained, if that differs from the official code.
+
+        Args:
+            origin: label of the origin of what has just been loaded, as in ``'PVT, mm'``.
+            has_heads: whether it was a whole segmentor or detector, so trained there.
+
+        Returns:
+            What has changed, for the report; nothing has where it is empty.
+        """
+        return ''
+
     def check_derived(self, tables: Mapping[str, Tensor]) -> None:
         """Look at the tables that a checkpoint's code has computed from its architecture, before they are left out.
 

@@ -223,6 +223,19 @@ class _Pyramid(Backbone):
         """The feed-forward part of a block."""
         raise NotImplementedError
 
+    def set_embed_norm_eps(self, eps: float) -> None:
+        """Change what ``embed_norm_eps`` says."""
+        for module in self.modules():
+            if isinstance(module, PatchEmbed | SpatialReductionAttention) and hasattr(module, 'norm'):
+                module.norm.eps = eps
+
+    def follow(self, origin: str, has_heads: bool) -> str:
+        # a backbone alone by mmdetection's names is an official one, renamed
+        if not (has_heads and origin.endswith(', mm')):
+            return ''
+        self.set_embed_norm_eps(1e-6)
+        return 'embed_norm_eps is 1e-6 now, as mmdetection trains; write it into the config to keep it'
+
     def init_layer(self, module: nn.Module) -> None:
         """Linear layers truncated normal with deviation 0.02, biases 0; the rest as torch has it."""
         if isinstance(module, nn.Conv2d | nn.LayerNorm):
@@ -286,6 +299,8 @@ class PyramidVisionTransformer(_Pyramid):
             others they are interpolated. Official weights are made for 224.
         out_indices: stages whose output is returned, ascending, negative from the end.
         drop_path_rate: stochastic depth of the last block, in [0, 1); rises linearly from 0 at the first.
+        embed_norm_eps: added to the variance in the norms of patch embeddings and reductions; 1e-5 officially,
+            1e-6 in mmdetection's, for weights that were trained there.
         frozen_stages: -1 nothing, 0 the first patch embedding and its table, n also the first n stages.
         with_cp: recompute the blocks in the backward pass to save memory.
         attn_backend: see :func:`densevit.layers.attention`.
@@ -313,6 +328,7 @@ class PyramidVisionTransformer(_Pyramid):
         img_size: int | Sequence[int] = 224,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
+        embed_norm_eps: float = 1e-5,
         frozen_stages: int = -1,
         with_cp: bool = False,
         attn_backend: str = 'auto',
@@ -341,6 +357,7 @@ class PyramidVisionTransformer(_Pyramid):
             entries = H * W + (index == self.num_stages - 1)
             table = torch.empty(1, entries, numbers['embed_dims'][index])
             setattr(self, f'pos_embed{index + 1}', nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
+        self.set_embed_norm_eps(embed_norm_eps)
         self.freeze()
 
     def make_patch_embed(self, in_channels: int, embed_dims: int, stride: int) -> PatchEmbed:
@@ -421,6 +438,8 @@ class PyramidVisionTransformerV2(_Pyramid):
         in_channels: channels of the image.
         out_indices: stages whose output is returned, ascending, negative from the end.
         drop_path_rate: stochastic depth of the last block, in [0, 1); rises linearly from 0 at the first.
+        embed_norm_eps: added to the variance in the norms of patch embeddings and reductions; 1e-5 officially,
+            1e-6 in mmdetection's, for weights that were trained there.
         frozen_stages: -1 nothing, 0 the first patch embedding, n also the first n stages with their norms.
         with_cp: recompute the blocks in the backward pass to save memory.
         attn_backend: see :func:`densevit.layers.attention`.
@@ -451,6 +470,7 @@ class PyramidVisionTransformerV2(_Pyramid):
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
+        embed_norm_eps: float = 1e-5,
         frozen_stages: int = -1,
         with_cp: bool = False,
         attn_backend: str = 'auto',
@@ -469,6 +489,7 @@ class PyramidVisionTransformerV2(_Pyramid):
         )
         for index in range(len(self.strides)):
             setattr(self, f'norm{index + 1}', nn.LayerNorm(numbers['embed_dims'][index], eps=1e-6))
+        self.set_embed_norm_eps(embed_norm_eps)
         self.freeze()
 
     def make_patch_embed(self, in_channels: int, embed_dims: int, stride: int) -> PatchEmbed:

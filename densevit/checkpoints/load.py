@@ -33,6 +33,7 @@ class LoadReport:
         resized: those of the loaded ones that the checkpoint has for another size of image or window.
         completed: those of the loaded ones that are 0, wholly or in part, where the origin has nothing and no output
             depends on it.
+        note: what the backbone does otherwise now, to compute as the origin does.
     """
 
     origin: str
@@ -42,6 +43,7 @@ class LoadReport:
     renewed: tuple[str, ...] = field(default=())
     resized: tuple[str, ...] = field(default=())
     completed: tuple[str, ...] = field(default=())
+    note: str = ''
 
     def __str__(self) -> str:
         """One line that accounts for every tensor; where there are many, by the beginnings of their names."""
@@ -57,7 +59,7 @@ class LoadReport:
                 parts.append(f'{verb} {len(names)}{how} ({_outline(names)})')
         if self.renewed:
             parts.append(f'for new classes: {", ".join(self.renewed)}')
-        return ', '.join(parts)
+        return ', '.join(parts) + (f'; {self.note}' if self.note else '')
 
 
 def load_weights(
@@ -128,6 +130,9 @@ def load_weights(
     for name in renewed:
         del fitting[name]
     model.load_state_dict(fitting, strict=False)
+    follow = getattr(getattr(model, 'backbone', model), 'follow', None)
+    has_heads = given.of_whole and not all(name.startswith((BACKBONE, *CLASSIFIER)) for name in given.tensors)
+    note = follow(given.origin, has_heads) if follow else ''
     completed = {_shortened(name, model) for name in given.completed}
     return LoadReport(
         given.origin,
@@ -137,6 +142,7 @@ def load_weights(
         renewed=tuple(renewed),
         resized=tuple(resized),
         completed=tuple(name for name in fitting if name in completed),
+        note=note,
     )
 
 

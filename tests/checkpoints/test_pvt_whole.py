@@ -39,6 +39,7 @@ MODELS = {
     ),
 }
 HEADS = 36
+NOTE = 'embed_norm_eps is 1e-6 now, as mmdetection trains; write it into the config to keep it'
 
 
 def config(version: str) -> Config:
@@ -81,10 +82,9 @@ def test_mask_rcnn_of_mmdetection(tmp_path, shared_data, version):
     report = load_weights(ours, tmp_path / 'epoch_1.pth')
     count = MODELS[version][3] + HEADS
     label, completed = ('PVT', ', completed 1 with zeros (backbone.pos_embed4)') if version == 'v1' else ('PVT v2', '')
-    assert str(report) == f'{label}, mm: loaded {count} of {count} tensors{completed}'
+    assert str(report) == f'{label}, mm: loaded {count} of {count} tensors{completed}; {NOTE}'
     assert set(report.loaded) == set(ours.state_dict())
 
-    official_eps(theirs.backbone)
     # padded to 224 x 320, of which no stage has a remainder
     picture = corner(shared_data / 'coco_ccby/train/000000000030.jpg', 211, 307)
     size, results = tuple(picture.shape[1:]), []
@@ -120,7 +120,7 @@ def test_a_detector_of_mmdetection_takes_its_own_files(version):
 
 @pytest.mark.parametrize('version', MODELS)
 def test_mmdetections_eps_shows(version):
-    """Where it is left as it is, the maps are others, by more than rounding and less than a detection would notice."""
+    """Where it is left as it is, as in a backbone alone, the maps are others, by more than rounding."""
     theirs, ours = (model.double().backbone for model in detectors(version))
     load_weights(ours, theirs.state_dict())
     x, differences = images(1, 3, 67, 101).double(), []  # with remainders: v1 drops, v2 pads, in both packages
