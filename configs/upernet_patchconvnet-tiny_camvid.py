@@ -1,8 +1,8 @@
 """UperNet on a small PatchConvNet (0.83 M parameters), CamVid, from scratch.
 
 Expected: 62.1 mIoU on the 101 validation frames, measured by us (61.6 after 4500 of the 6000 iterations).
-Cost: 52 minutes on two CPU cores: 0.47 s per iteration, and 5 minutes for four validations. The measured run took
-    63 minutes, as other work shared the cores for half of it.
+Cost: 63 minutes on two shared CPU cores, as measured. Iterations that nothing else disturbed took 0.47 s each; so the
+    whole would take 52 minutes, four validations included.
 Command: DENSEVIT_DATA=/data python tools/train.py configs/upernet_patchconvnet-tiny_camvid.py
 """
 

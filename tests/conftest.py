@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 import densevit  # noqa: E402, F401  (before mmdet: it provides the operators that mmdet imports)
 
 # pytest explains a failed assert only in modules that it has rewritten: test_*.py and these
-pytest.register_assert_rewrite('tests.backbones.contract', 'tests.reference')
+pytest.register_assert_rewrite('tests.backbones.contract', 'tests.checkpoints.whole', 'tests.reference')
 
 
 def _shared(kind: str) -> Path:

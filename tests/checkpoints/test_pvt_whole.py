@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,15 +10,12 @@ from mmengine.config import Config
 from torch import nn
 
 from densevit.checkpoints import load_weights
-from densevit.engine.config import load_config
 from tests.backbones.contract import images
-from tests.checkpoints.test_swin_whole import build, corner, filled
+from tests.checkpoints.whole import assert_same_detections, build, filled, small_mask_rcnn, through_a_file
 
 pytest.importorskip('mmdet')
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 CHANNELS = [8, 16, 24, 32]
-NUM_CLASSES = 7
 SIDE = 96  # of the images that the position tables of v1 are made for
 ARCH = dict(embed_dims=CHANNELS, depths=(1, 2, 1, 1), num_heads=(1, 2, 3, 4), mlp_ratios=(2,) * 4)
 SAME = dict(embed_dims=8, num_layers=ARCH['depths'], num_heads=ARCH['num_heads'], mlp_ratios=ARCH['mlp_ratios'])
@@ -28,13 +24,13 @@ MODELS = {
     'v1': (
         dict(type='densevit.PyramidVisionTransformer', arch=ARCH, img_size=SIDE),
         dict(type='PyramidVisionTransformer', **SAME, pretrain_img_size=SIDE),
-        'mask_rcnn_pvt-tiny_coco.py',
+        'mask_rcnn_pvt-tiny_coco',
         4 * (4 + 1) + 5 * 14 + 4 * 4,  # embeddings and tables; blocks; reductions
     ),
     'v2': (
         dict(type='densevit.PyramidVisionTransformerV2', arch=ARCH),
         dict(type='PyramidVisionTransformerV2', **SAME),
-        'mask_rcnn_pvtv2-b0_coco.py',
+        'mask_rcnn_pvtv2-b0_coco',
         4 * (4 + 2) + 5 * (14 + 2) + 4 * 4,  # embeddings and norms; blocks with a convolution more; reductions
     ),
 }
@@ -44,13 +40,7 @@ NOTE = 'embed_norm_eps is 1e-6 now, as mmdetection trains; write it into the con
 
 def config(version: str) -> Config:
     """Of a small Mask R-CNN, for any backbone."""
-    cfg = load_config(CONFIGS / MODELS[version][2])
-    cfg.model.neck.update(in_channels=CHANNELS, out_channels=16)
-    cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
-    head = cfg.model.roi_head
-    head.bbox_roi_extractor.out_channels = head.mask_roi_extractor.out_channels = 16
-    head.bbox_head.update(in_channels=16, fc_out_channels=32, num_classes=NUM_CLASSES)
-    head.mask_head.update(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=NUM_CLASSES)
+    cfg = small_mask_rcnn(MODELS[version][2], CHANNELS)
     cfg.model.test_cfg.rcnn.max_per_img = 400  # the first hundred are of one class
     return cfg
 
@@ -75,33 +65,15 @@ def official_eps(backbone: nn.Module) -> None:
 
 @pytest.mark.parametrize('version', MODELS)
 def test_mask_rcnn_of_mmdetection(tmp_path, shared_data, version):
-    from mmdet.structures import DetDataSample
-
     theirs, ours = detectors(version)
-    torch.save(dict(state_dict=theirs.state_dict(), meta=dict(epoch=1)), tmp_path / 'epoch_1.pth')
-    report = load_weights(ours, tmp_path / 'epoch_1.pth')
+    report = through_a_file(theirs, ours, tmp_path)
     count = MODELS[version][3] + HEADS
     label, completed = ('PVT', ', completed 1 with zeros (backbone.pos_embed4)') if version == 'v1' else ('PVT v2', '')
     assert str(report) == f'{label}, mm: loaded {count} of {count} tensors{completed}; {NOTE}'
     assert set(report.loaded) == set(ours.state_dict())
 
-    # padded to 224 x 320, of which no stage has a remainder
-    picture = corner(shared_data / 'coco_ccby/train/000000000030.jpg', 211, 307)
-    size, results = tuple(picture.shape[1:]), []
-    for model in (theirs, ours):
-        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=1))
-        with torch.no_grad():
-            results.append(model.test_step(dict(inputs=[picture], data_samples=[sample]))[0].pred_instances)
-    expected, found = results
-    assert len(expected) > 50
+    expected = assert_same_detections(theirs, ours, shared_data)
     assert len(expected.labels.unique()) > 2
-    assert torch.equal(found.labels, expected.labels)
-    torch.testing.assert_close(found.bboxes, expected.bboxes, rtol=0, atol=1e-3)  # pixels
-    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
-    assert expected.masks.shape == (len(expected), *size)
-    assert 0.01 < expected.masks.float().mean() < 0.9
-    # a pixel whose probability is one half may fall to either side
-    assert (found.masks != expected.masks).float().mean() < 1e-6
 
 
 @pytest.mark.parametrize('version', MODELS)
