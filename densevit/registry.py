@@ -32,6 +32,7 @@ __all__ = [
     'METRICS',
     'MODELS',
     'OPTIM_WRAPPERS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
     'PARTS',
     'PartRegistry',
     'WEIGHT_INITIALIZERS',
@@ -52,6 +53,7 @@ PARTS: dict[str, str] = {
     'CocoMetric': 'densevit.evaluation.coco',
     'ValLoop': 'densevit.engine.loops',
     'BF16OptimWrapper': 'densevit.engine.amp',
+    'GroupedOptimWrapperConstructor': 'densevit.engine.optim',
     'DetTTAModel': 'densevit.evaluation.tta',
     'PictureHook': 'densevit.engine.pictures',
     'SameBuffersHook': 'densevit.engine.runner',
@@ -116,4 +118,7 @@ METRICS = PartRegistry('metric', parent=mmengine_registry.METRICS)
 LOOPS = PartRegistry('loop', parent=mmengine_registry.LOOPS)
 HOOKS = PartRegistry('hook', parent=mmengine_registry.HOOKS)
 OPTIM_WRAPPERS = PartRegistry('optim_wrapper', parent=mmengine_registry.OPTIM_WRAPPERS)
+OPTIM_WRAPPER_CONSTRUCTORS = PartRegistry(
+    'optimizer wrapper constructor', parent=mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS
+)
 WEIGHT_INITIALIZERS = PartRegistry('weight initializer', parent=mmengine_registry.WEIGHT_INITIALIZERS)
