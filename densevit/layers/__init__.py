@@ -10,6 +10,7 @@ Inside a backbone a map is (B, H, W, C): a linear layer is then a 1 x 1 convolut
 
 from .attention import ATTN_BACKENDS, attention, attention_scores, merge_heads, split_heads
 from .convert import to_nchw, to_nhwc
+from .folding import Foldable, fold_batch_norm
 from .learned_aggregation import LearnedAggregation
 from .mlp import Mlp
 from .patch_embed import PatchEmbed
@@ -29,6 +30,7 @@ from .windows import (
 __all__ = [
     'ATTN_BACKENDS',
     'ConvStem',
+    'Foldable',
     'LearnedAggregation',
     'Mlp',
     'PatchEmbed',
@@ -38,6 +40,7 @@ __all__ = [
     'attention_scores',
     'check_drop_path_rate',
     'cut_windows',
+    'fold_batch_norm',
     'join_windows',
     'merge_heads',
     'pad_to_multiple',
