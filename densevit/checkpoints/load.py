@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .names import BACKBONE, CLASSIFIER
-from .origins import DENSEVIT, Recognised, to_names_of
+from .origins import DENSEVIT, Recognised, family_of, to_names_of
 from .read import read_state_dict, unwrap
 
 __all__ = ['CheckpointError', 'LoadReport', 'load_weights']
@@ -97,6 +97,7 @@ def load_weights(
         tensors = read_state_dict(source, trust=trust, sha256=sha256)
     own = model.state_dict()
     given = to_names_of(own, tensors)
+    _check_family(given, own, model)
     if check := getattr(getattr(model, 'backbone', model), 'check_derived', None):
         check({name.removeprefix(BACKBONE): table for name, table in given.tables.items()})
     _check_kinds(given.tensors)
@@ -209,6 +210,16 @@ def _compare(
         else:
             rest.append(name)
     return resized, of_classes, rest
+
+
+def _check_family(given: Recognised, own: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse the weights of another family by one word, where a list of names would be as long as the model."""
+    theirs, ours = family_of(given.tensors), family_of(own)
+    if theirs and ours and theirs != ours:
+        raise CheckpointError(
+            f'the checkpoint ({given.origin}) has weights of {theirs}, and the backbone of this {type(model).__name__} '
+            f'is {ours}. Nothing was loaded; check that config and checkpoint are of the same model.'
+        )
 
 
 def _check_kinds(tensors: Mapping[str, Tensor]) -> None:

@@ -216,6 +216,18 @@ def test_the_message_lists_the_first_names_of_each_kind():
     )
 
 
+@pytest.mark.parametrize('theirs', BACKBONES)
+@pytest.mark.parametrize('ours', BACKBONES)
+def test_weights_of_another_family_are_refused_in_one_sentence(ours, theirs):
+    if ours == theirs:
+        return
+    model = BACKBONES[ours]()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=f'has weights of {theirs}, and the backbone of this .* is {ours}[.]'):
+        load_weights(model, BACKBONES[theirs]().state_dict())
+    assert equal(model, before)
+
+
 @pytest.mark.parametrize('build', [classifier, Segmentor, lambda: PatchConvNet(ARCH)])
 def test_names_of_nobody(build):
     with pytest.raises(CheckpointError, match=r'the checkpoint \(of no known origin, 2 tensors\).*2 unexpected'):
