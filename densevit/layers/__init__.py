@@ -9,23 +9,20 @@ Inside a backbone a map is (B, H, W, C): a linear layer is then a 1 x 1 convolut
 """
 
 from .attention import ATTN_BACKENDS, attention, attention_scores, merge_heads, split_heads
+from .conv import conv3x3
 from .convert import to_nchw, to_nhwc
 from .folding import Foldable, fold_batch_norm
 from .learned_aggregation import LearnedAggregation
 from .mlp import Mlp
 from .patch_embed import PatchEmbed
 from .position import resample_position
+from .roi_align import pyramid_roi_align
 from .squeeze_excite import SqueezeExcite
 from .stem import ConvStem
 from .transformer_block import TransformerBlock, check_drop_path_rate, stochastic_depth_rates
-from .windows import (
-    cut_windows,
-    join_windows,
-    pad_to_multiple,
-    relative_position_bias,
-    shift_mask,
-    window_attention,
-)
+from .upsampled_conv import add_resized_, split_conv_weight, upsampled_conv3x3
+from .windows import WindowLayout, pad_to_multiple, relative_position_bias, window_attention, window_layout
+from .winograd import transform_weight, winograd_conv3x3
 
 __all__ = [
     'ATTN_BACKENDS',
@@ -36,20 +33,26 @@ __all__ = [
     'PatchEmbed',
     'SqueezeExcite',
     'TransformerBlock',
+    'WindowLayout',
+    'add_resized_',
     'attention',
     'attention_scores',
     'check_drop_path_rate',
-    'cut_windows',
+    'conv3x3',
     'fold_batch_norm',
-    'join_windows',
     'merge_heads',
     'pad_to_multiple',
+    'pyramid_roi_align',
     'relative_position_bias',
     'resample_position',
-    'shift_mask',
+    'split_conv_weight',
     'split_heads',
     'stochastic_depth_rates',
     'to_nchw',
     'to_nhwc',
+    'transform_weight',
+    'upsampled_conv3x3',
     'window_attention',
+    'window_layout',
+    'winograd_conv3x3',
 ]

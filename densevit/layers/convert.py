@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-__all__ = ['to_nchw', 'to_nhwc']
+__all__ = ['contiguous_nchw', 'to_nchw', 'to_nhwc']
 
 
 def to_nchw(x: Tensor) -> Tensor:
@@ -15,3 +18,29 @@ def to_nchw(x: Tensor) -> Tensor:
 def to_nhwc(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, H, W, C), a view: contiguous where ``x`` is ``channels_last``."""
     return x.permute(0, 2, 3, 1)
+
+
+def contiguous_nchw(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), a contiguous copy, whose gradient arrives as a contiguous (B, H, W, C).
+
+    autograd would give it the copy's layout, and every layer before would then work across its memory.
+    """
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        return _ContiguousNCHW.apply(x)
+    return to_nchw(x).contiguous()
+
+
+class _ContiguousNCHW(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return to_nchw(x).clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass  # nothing to keep
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return to_nhwc(grad).contiguous()

@@ -65,6 +65,10 @@ class Foldable(nn.Module):
         self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:  # of copies and pickles: folded too, but they compute their own
+        state = super().__getstate__()
+        return {**state, '_derived': {}} if self._derived else state
+
 
 def fold_batch_norm(
     weight: Tensor, bias: Tensor | None, norm: nn.modules.batchnorm._BatchNorm, *, axis: int = 0

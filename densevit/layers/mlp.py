@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .linear import linear_gelu
+from .pieces import at_a_time
+from .recompute import layer_of
 
 __all__ = ['Mlp']
 
@@ -25,4 +31,13 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        if not (type(self.act) is nn.GELU and self.act.approximate == 'none'):
+            return self.fc2(self.act(self.fc1(x)))
+        if torch.is_grad_enabled():
+            return layer_of(self.fc2, F.gelu, self.fc1(x))
+        tokens = x.reshape(-1, x.shape[-1])
+        count = at_a_time(x, len(tokens), self.fc1.out_features)
+        if count >= len(tokens):
+            return self.fc2(linear_gelu(self.fc1, x))
+        out = torch.cat([self.fc2(linear_gelu(self.fc1, some)) for some in tokens.split(count)])
+        return out.view(x.shape)

@@ -26,7 +26,11 @@ class SqueezeExcite(nn.Module):
         self.reduce = nn.Linear(channels, hidden)
         self.expand = nn.Linear(hidden, channels)
 
+    def gate(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, 1, 1, C)."""
+        gate = self.expand(F.relu(self.reduce(x.mean(dim=(1, 2)))))  # (B, C)
+        return gate.sigmoid()[:, None, None]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        gate = self.expand(F.relu(self.reduce(x.mean(dim=(1, 2)))))  # (B, C)
-        return x * gate.sigmoid()[:, None, None, :]
+        return x * self.gate(x)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .convert import to_nhwc
+from .activation import gelu_
+from .convert import to_nchw, to_nhwc
 from .patch_embed import check_channels
 
 __all__ = ['ConvStem']
@@ -37,13 +38,14 @@ class ConvStem(nn.Module):
             nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
             for before, after in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.act = nn.GELU()
         self.stride = 2**depth
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, ceil(H / stride), ceil(W / stride), C)."""
         check_channels(image, self.convs[0].in_channels)
-        x = image
-        for index, conv in enumerate(self.convs):
-            x = conv(x if index == 0 else self.act(x))  # (B, C / 2^k, H / 2^j, W / 2^j)
+        first, *others = self.convs
+        # in channels_last all convolutions but the last take less time than in NCHW, and no copy follows them
+        x = first(to_nchw(to_nhwc(image).contiguous()))
+        for conv in others:
+            x = conv(gelu_(x))  # (B, C / 2^k, H / 2^j, W / 2^j)
         return to_nhwc(x).contiguous()

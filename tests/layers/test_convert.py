@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from densevit.layers import Mlp, to_nchw, to_nhwc
+from densevit.layers.convert import contiguous_nchw
 
 
 def test_axes_and_memory():
@@ -24,3 +25,18 @@ def test_mlp_is_the_same_at_every_position():
     torch.testing.assert_close(mlp(x)[1, 3, 4], mlp(x[1, 3, 4]))
     expected = torch.nn.functional.gelu(x @ mlp.fc1.weight.T + mlp.fc1.bias) @ mlp.fc2.weight.T + mlp.fc2.bias
     torch.testing.assert_close(mlp(x), expected)
+
+
+def test_a_contiguous_copy_and_its_gradient():
+    for shape in ((2, 5, 7, 3), (1, 1, 1, 3), (2, 5, 7, 1)):
+        x, arrived = torch.randn(shape, requires_grad=True), []
+        y = 2 * x
+        y.register_hook(arrived.append)
+        found = contiguous_nchw(y)
+        assert torch.equal(found, to_nchw(y)) and found.is_contiguous()
+        target = torch.randn(found.shape)
+        (found * target).sum().backward()
+        assert torch.equal(x.grad, 2 * to_nhwc(target))
+        assert arrived[0].is_contiguous()
+        with torch.no_grad():
+            assert contiguous_nchw(y).is_contiguous() and torch.equal(contiguous_nchw(y), found)
