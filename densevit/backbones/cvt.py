@@ -35,23 +35,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from timm.layers import QuickGELU
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import (
+    Foldable,
     Mlp,
     PatchEmbed,
     TransformerBlock,
     attention,
     check_drop_path_rate,
+    fold_batch_norm,
     merge_heads,
     split_heads,
     stochastic_depth_rates,
     to_nchw,
     to_nhwc,
 )
+from ..layers.activation import QuickGELU
+from ..layers.convert import contiguous_nchw
+from ..layers.linear import is_plain
 from ..registry import MODELS
 from .base import Backbone
 
@@ -63,10 +68,10 @@ LATER_EMBEDDING = dict(kernel_size=3, stride=2, padding=1)
 MLP_RATIO = 4
 
 
-class ConvProjection(nn.Module):
+class ConvProjection(Foldable):
     """3x3 depth-wise convolution, then BatchNorm: (B, H, W, C) -> (B, H', W', C).
 
-    H' = ceil(H / stride), W' likewise: the padding of 1 lets an odd last row count.
+    H' = ceil(H / stride), W' likewise: the padding of 1 lets an odd last row count. Folded, it is one convolution.
     """
 
     def __init__(self, embed_dims: int, stride: int, norm_cfg: Mapping[str, Any]) -> None:
@@ -75,7 +80,17 @@ class ConvProjection(nn.Module):
         self.bn = build_norm_layer(dict(norm_cfg), embed_dims)[1]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_folded and self._can_fold():
+            weight, bias = self.derived(self._folded)
+            return to_nhwc(F.conv2d(to_nchw(x), weight, bias, self.conv.stride, padding=1, groups=self.conv.groups))
         return to_nhwc(self.bn(self.conv(to_nchw(x))))
+
+    def _can_fold(self) -> bool:
+        is_fixed = isinstance(self.bn, _BatchNorm) and not self.bn.training and self.bn.running_mean is not None
+        return is_fixed and is_plain(self.conv)
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        return fold_batch_norm(self.conv.weight, None, self.bn)
 
 
 class ConvAttention(nn.Module):
@@ -360,7 +375,7 @@ class CvT(Backbone):
         for index, stage in enumerate(self._built()):
             x, _ = self._forward_stage(stage, x)  # (B, C_i, H_i, W_i)
             if index in self.out_indices:
-                outs.append(x.contiguous())
+                outs.append(contiguous_nchw(to_nhwc(x)))
         return tuple(outs)
 
     def class_token(self, images: Tensor) -> Tensor:

@@ -29,17 +29,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..layers import ConvStem, SqueezeExcite, check_drop_path_rate, to_nchw, to_nhwc
+from ..layers import ConvStem, Foldable, SqueezeExcite, check_drop_path_rate, to_nchw, to_nhwc
+from ..layers.activation import gelu_
+from ..layers.convert import contiguous_nchw
+from ..layers.linear import add_linear, is_plain
+from ..layers.recompute import layer_of
 from ..registry import MODELS
 from .base import Backbone
 
 __all__ = ['PatchConvBlock', 'PatchConvNet']
 
 
-class PatchConvBlock(nn.Module):
+class PatchConvBlock(Foldable):
     """One residual block of the trunk: (B, H, W, C) -> (B, H, W, C).
 
     Args:
@@ -55,15 +60,26 @@ class PatchConvBlock(nn.Module):
         self.conv_depthwise = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
         self.squeeze_excite = SqueezeExcite(embed_dims, reduction_ratio=0.25)
         self.conv_out = nn.Linear(embed_dims, embed_dims)
-        self.act = nn.GELU()
         self.gamma = nn.Parameter(torch.full((embed_dims,), layer_scale_init))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.act(self.conv_in(self.norm(x)))
-        branch = self.act(to_nhwc(self.conv_depthwise(to_nchw(branch))))
-        branch = self.conv_out(self.squeeze_excite(branch))
-        return x + self.drop_path(self.gamma * branch)
+        # layer_of(layer, f, z) is layer(f(z)), and stores z alone for the backward pass
+        branch = layer_of(self.conv_in, self._normed, x, self.norm.weight, self.norm.bias, y=self.norm(x))
+        branch = to_nchw(branch)
+        branch = gelu_(to_nhwc(layer_of(self.conv_depthwise, F.gelu, branch, y=gelu_(branch))))
+        gate = self.squeeze_excite.gate(branch)  # (B, 1, 1, C)
+        if self.is_folded and is_plain(self.conv_out):
+            return add_linear(x, branch.mul_(gate), *self.derived(self._scaled_conv_out))
+        branch = layer_of(self.conv_out, torch.mul, branch, gate)
+        return torch.addcmul(x, self.gamma, self.drop_path(branch))
+
+    def _normed(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, self.norm.normalized_shape, weight, bias, self.norm.eps)
+
+    def _scaled_conv_out(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of ``conv_out``, multiplied by ``gamma``."""
+        return self.gamma[:, None] * self.conv_out.weight, self.gamma * self.conv_out.bias
 
 
 @MODELS.register_module()
@@ -149,5 +165,5 @@ class PatchConvNet(Backbone):
         for index, block in enumerate(self.blocks):
             x = self.run(block, x)
             if index in self.out_indices:
-                outs.append(to_nchw(x).contiguous())
+                outs.append(contiguous_nchw(x))
         return tuple(outs)

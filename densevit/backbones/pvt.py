@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -49,6 +50,8 @@ from ..layers import (
     to_nchw,
     to_nhwc,
 )
+from ..layers.convert import contiguous_nchw
+from ..layers.depthwise import depthwise_mlp
 from ..layers.patch_embed import check_channels
 from ..registry import MODELS
 from .base import Backbone
@@ -115,17 +118,6 @@ class SpatialReductionAttention(nn.Module):
         return self.proj(merge_heads(mixed_BhLd)).view(x.shape)  # (B, L, C) -> (B, H, W, C)
 
 
-class DepthwiseConv(nn.Module):
-    """A 3 x 3 depth-wise convolution, zeros around the map: (B, H, W, C) -> (B, H, W, C)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return to_nhwc(self.dwconv(to_nchw(x)))
-
-
 class ConvMlp(Mlp):
     """Linear, 3 x 3 depth-wise convolution, GELU, linear: (B, H, W, C) -> (B, H, W, C).
 
@@ -139,12 +131,12 @@ class ConvMlp(Mlp):
 
     def __init__(self, embed_dims: int, hidden_dims: int, *, relu: bool = False) -> None:
         super().__init__(embed_dims, hidden_dims)
-        self.dwconv = DepthwiseConv(hidden_dims)
+        conv = nn.Conv2d(hidden_dims, hidden_dims, 3, padding=1, groups=hidden_dims)
+        self.dwconv = nn.Sequential(OrderedDict(dwconv=conv))  # the official name is dwconv.dwconv
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        return self.fc2(self.act(self.dwconv(F.relu(x) if self.relu else x)))
+        return depthwise_mlp(x, self.fc1, self.dwconv.dwconv, self.fc2, relu=self.relu)
 
 
 class _Pyramid(Backbone):
@@ -275,11 +267,11 @@ class _Pyramid(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> maps (B, C_i, H_i, W_i) of strides 4, 8, 16, 32, one per ``out_indices``."""
         check_channels(x, self.patch_embed1.proj.in_channels)
-        x, outs = to_nhwc(x), []
+        x, outs = to_nhwc(x).contiguous(), []
         for index in range(len(self.strides)):
             x = self.forward_stage(x, index)  # (B, H / s, W / s, C), s = self.strides[index]
             if index in self.out_indices:
-                outs.append(to_nchw(x).contiguous())
+                outs.append(contiguous_nchw(x))
         return tuple(outs)
 
 

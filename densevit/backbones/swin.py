@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -32,21 +33,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import (
+    Foldable,
     Mlp,
     PatchEmbed,
     TransformerBlock,
-    cut_windows,
-    join_windows,
-    merge_heads,
+    WindowLayout,
     pad_to_multiple,
     relative_position_bias,
     resample_position,
-    shift_mask,
-    split_heads,
     stochastic_depth_rates,
     to_nchw,
     window_attention,
+    window_layout,
 )
+from ..layers.pieces import at_a_time
 from ..registry import MODELS
 from .base import Backbone
 
@@ -71,7 +71,7 @@ def fixed_windows(size: tuple[int, int], window_size: int, block_index: int) -> 
     return window_size, window_size // 2 if block_index % 2 else 0
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Foldable):
     """Multi-head attention inside windows: (B, H, W, C) -> (B, H, W, C). What both versions of Swin share.
 
     Args:
@@ -90,24 +90,36 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
-    def forward(self, x: Tensor, side: int, shift: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, layout: WindowLayout) -> Tensor:
         """Mix the tokens of each window.
 
         Args:
-            x: map (B, H, W, C). Zero-padded right and bottom to a multiple of ``side`` and cropped afterwards; padded
-                tokens take part in attention, as in the official dense code.
-            side: side of the windows, in tokens.
-            shift: tokens by which they are shifted.
-            mask: :func:`densevit.layers.shift_mask` where they are, (n, L, L).
+            x: map (B, H, W, C).
+            layout: windows over it; their padding takes part in attention, as in the official dense code.
         """
-        q, k, v = self.queries_keys_values(cut_windows(x, side, shift))  # (B, n, h, L, d)
-        bias = relative_position_bias(self.position_table(side))  # (h, L, L)
-        mixed = window_attention(q, k, v, bias=bias, mask=mask, scale=self.scale, backend=self.attn_backend)
-        return join_windows(self.proj(merge_heads(mixed)), x.shape[1:3], side, shift)
+        bias = self.derived(self.position_bias, layout.side)  # (h, L, L)
+        attend = partial(window_attention, bias=bias, scale=self.scale, backend=self.attn_backend)
+        zero = x.new_zeros(x.shape[-1])  # what a padded token is
+        windows = sum(layout.counts)
+        count = at_a_time(x, windows, 3 * layout.side**2 * x.shape[-1])
+        if count >= windows:
+            # padding joins the other tokens behind the first projection, and is gone before the last one
+            qkv = layout.cut(self.project(x).flatten(-3), padding=self.project(zero).flatten())
+            mixed = attend(qkv.unflatten(-1, (3, self.num_heads, -1)), layout)
+            return self.proj(layout.join(mixed, x.shape[:3]))
+        # of a large map little is padding
+        tokens = layout.cut(x, padding=zero)  # (N, L, C)
+        for some, part in layout.parts(count):
+            tokens[some] = self.proj(attend(self.project(tokens[some]), part))
+        return layout.join(tokens, x.shape[:3])
 
-    def queries_keys_values(self, tokens: Tensor) -> Sequence[Tensor]:
-        """(B, n, L, C) -> three of (B, n, h, L, d)."""
-        return [split_heads(part, self.num_heads) for part in self.qkv(tokens).chunk(3, dim=-1)]
+    def project(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values: (..., C) -> (..., 3, h, d)."""
+        return self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))
+
+    def position_bias(self, side: int) -> Tensor:
+        """What is added to the scores of a window, (h, L, L)."""
+        return relative_position_bias(self.position_table(side))
 
     def position_table(self, side: int) -> Tensor:
         """The bias of every distance inside a window, (2 side - 1, 2 side - 1, h)."""
@@ -320,17 +332,16 @@ class SwinTransformer(Backbone):
         x = self.patch_embed(F.pad(x, (0, right, 0, bottom)))  # (B, H / 4, W / 4, C)
         outs = []
         for index, stage in enumerate(self.layers):
-            windows = [self.windows(x, block_index) for block_index in range(min(2, len(stage.blocks)))]
+            layouts = [self.layout(x, block_index) for block_index in range(min(2, len(stage.blocks)))]
             for block_index, block in enumerate(stage.blocks):
-                x = self.run(block, x, *windows[block_index % 2])
+                x = self.run(block, x, layouts[block_index % 2])
             if index in self.out_indices:
                 outs.append(to_nchw(getattr(self, f'norm{index}')(x)).contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)  # (B, H / 2, W / 2, 2C)
         return tuple(outs)
 
-    def windows(self, x: Tensor, block_index: int) -> tuple[int, int, Tensor | None]:
-        """Side, shift and mask of a block's windows, the same for all even blocks of a stage and for all odd ones."""
-        size = x.shape[1:3]
-        side, shift = self.window_rule(size, self.window_size, block_index)
-        return side, shift, shift_mask(size, side, shift, x) if shift else None
+    def layout(self, x: Tensor, block_index: int) -> WindowLayout:
+        """A block's windows, the same for all even blocks of a stage and for all odd ones."""
+        size = x.shape[:3]
+        return window_layout(size, *self.window_rule(size[1:], self.window_size, block_index), x)

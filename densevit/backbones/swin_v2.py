@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.errors import CheckpointError
-from ..layers import TransformerBlock, split_heads
+from ..layers import TransformerBlock
 from ..registry import MODELS
 from .swin import SwinTransformer, WindowAttention, fixed_windows, two_by_two
 
@@ -60,12 +60,17 @@ class CosineWindowAttention(WindowAttention):
         self.logit_scale = nn.Parameter(torch.full((num_heads,), math.log(10)))  # a logarithm
         self.cpb_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, num_heads, bias=False))
 
-    def queries_keys_values(self, tokens: Tensor) -> Sequence[Tensor]:
+    def project(self, tokens: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        projected = F.linear(tokens, self.qkv.weight, bias)
-        q, k, v = (split_heads(part, self.num_heads) for part in projected.chunk(3, dim=-1))
-        factor = self.logit_scale.clamp(max=math.log(100)).exp()[:, None, None]  # (h, 1, 1)
-        return F.normalize(q, dim=-1) * factor, F.normalize(k, dim=-1), v
+        qkv = F.linear(tokens, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
+        q_and_k, v = qkv.split((2, 1), dim=-3)
+        logit = self.logit_scale.clamp(max=math.log(100)).exp()
+        factors = torch.stack([logit, torch.ones_like(logit)])[..., None]  # (2, h, 1)
+        factors = factors / q_and_k.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        if torch.is_grad_enabled():
+            return torch.cat([(q_and_k * factors).to(v.dtype), v], dim=-3)
+        q_and_k *= factors  # in the memory of qkv
+        return qkv
 
     def position_table(self, side: int) -> Tensor:
         """The network's bias, between 0 and 16, for every distance: (2 side - 1, 2 side - 1, h)."""

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from densevit.backbones.cvt import ConvAttention, CvT
 from densevit.checkpoints import load_weights
 from densevit.checkpoints.cvt import from_transformers
+from densevit.inference import fold
 from tests.backbones.contract import BackboneContract, assert_trains, fill, gradients, images, loss_of
 from tests.reference import assert_summary, filled_state_dict, golden_input
 
@@ -267,6 +268,31 @@ def test_attention_equals_its_formula(size, extra, backend):
         rtol=1e-8,
         atol=1e-11,
     )
+
+
+@pytest.mark.parametrize('size', [(33, 128), (67, 53)], ids=str)
+@pytest.mark.parametrize('norm_cfg', [None, dict(type='SyncBN'), dict(type='GN', num_groups=4)], ids=str)
+@pytest.mark.parametrize('batch', [1, 2])
+def test_folded_computes_the_same(batch, norm_cfg, size):
+    model = filled(CvT(SMALL, norm_cfg=norm_cfg)).double().eval()
+    x = images(batch, 3, *size).double()
+    expected, token, state = model(x), model.class_token(x), copy.deepcopy(model.state_dict())
+    fold(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(model.class_token(x), token, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+
+
+def test_a_folded_projection_is_one_convolution():
+    model, seen = fold(filled(CvT(SMALL))), []
+    for norm in norms(model).values():
+        norm.register_forward_hook(lambda *args: seen.append(args[0]))
+    with torch.no_grad():
+        model(images(1, 3, 67, 53))
+        assert not seen
+        model.train()(images(1, 3, 67, 53))
+    assert len(seen) == len(norms(model))
 
 
 def test_the_class_token_passes_by_the_convolutions():

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densevit.backbones.patchconvnet import PatchConvNet
+from densevit.backbones.patchconvnet import PatchConvBlock, PatchConvNet
 from densevit.checkpoints import load_weights
 from densevit.checkpoints.patchconvnet import from_official
+from densevit.inference import fold
 from tests.backbones.contract import BackboneContract, fill, images, loss_of
 from tests.reference import assert_summary, filled_state_dict, golden_input
 
@@ -111,6 +112,60 @@ def test_equals_the_official_arithmetic(size, stem_depth):
     expected = from_official({name: p.grad for name, p in reference.named_parameters()})
     found = {f'backbone.{name}': p.grad for name, p in model.named_parameters()}
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('size', [(33, 128), (67, 53), (1, 7)], ids=str)
+@pytest.mark.parametrize('batch', [1, 2])
+def test_folded_computes_the_same(batch, size):
+    model = fill(PatchConvNet(dict(embed_dims=16, depth=3), out_indices=(0, 1, 2))).double()
+    x = images(batch, 3, *size).double()
+    expected = model(x)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fold(model)
+    with torch.no_grad():
+        assert all(block.is_folded for block in model.blocks)
+        for _ in range(2):
+            torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+
+
+def test_folded_under_autocast():
+    model, x = fold(fill(PatchConvNet(dict(embed_dims=16, depth=3)))), images(2, 3, 67, 53)
+    with torch.no_grad():
+        (expected,) = model(x)
+        with torch.autocast('cpu', torch.bfloat16):
+            (found,) = model(x)
+    assert (found.float() - expected).norm() < 0.1 * expected.norm()
+
+
+def test_folded_with_an_adapter_in_a_block():
+    """What stands in the place of ``conv_out`` is called, folded or not."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model, x = fill(PatchConvNet(dict(embed_dims=16, depth=2))).double().eval(), images(1, 3, 33, 64).double()
+    model.blocks[1].conv_out.__class__ = Doubled
+    expected = model(x)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(model)(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_block_stores_half_of_its_maps_for_the_backward_pass():
+    """Of the eight maps, the inputs of the three convolutions are computed again."""
+    block = fill(PatchConvBlock(16))
+    x, kept = images(2, 12, 20, 16).requires_grad_(), {}
+    parameters = {parameter.data_ptr() for parameter in block.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in parameters and tensor.numel() == x.numel():
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        block(x)
+    assert len(kept) == 5
 
 
 def test_a_turned_image_is_another_image():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from densevit.backbones.swin import PatchMerging, SwinTransformer, TableWindowAttention, fixed_windows, two_by_two
 from densevit.checkpoints import export_weights
-from densevit.layers import TransformerBlock, shift_mask, to_nchw, to_nhwc
+from densevit.layers import TransformerBlock, to_nchw, to_nhwc, window_layout
 from tests.backbones.contract import BackboneContract, fill, gradients, images, loss_of
 
 ARCH = dict(embed_dims=8, depths=(2, 1, 1, 2), num_heads=(1, 2, 2, 4))
@@ -154,7 +154,7 @@ def test_windows_never_shrink_and_the_last_stage_is_shifted():
             module.register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args}))
     with torch.no_grad():
         model(images(1, 3, 33, 70).double())
-    assert {name: args[1:3] for name, args in seen.items()} == {
+    assert {name: args[1][:2] for name, args in seen.items()} == {
         'layers.0.blocks.0.attn': (7, 0),
         'layers.0.blocks.1.attn': (7, 3),
         'layers.1.blocks.0.attn': (7, 0),
@@ -162,24 +162,49 @@ def test_windows_never_shrink_and_the_last_stage_is_shifted():
         'layers.3.blocks.0.attn': (7, 0),
         'layers.3.blocks.1.attn': (7, 3),
     }
-    assert seen['layers.3.blocks.1.attn'][0].shape == (1, 2, 3, 64)  # smaller than one window
-    assert seen['layers.3.blocks.1.attn'][3].shape == (1, 49, 49)
-    assert seen['layers.0.blocks.1.attn'][3].shape == (2 * 3, 49, 49)
+    last, first = (seen[f'layers.{index}.blocks.1.attn'] for index in (3, 0))
+    assert last[0].shape == (1, 2, 3, 64)  # smaller than one window
+    assert last[1].counts == (0, 0, 0, 1)
+    assert first[1].counts == (2, 1, 2, 1)
     assert [fixed_windows((9, 5), 12, index) for index in range(3)] == [(12, 0), (12, 6), (12, 0)]
 
 
-def test_masks_are_made_once_per_stage(monkeypatch):
+def test_windows_are_laid_once_per_stage(monkeypatch):
     made = []
 
-    def counting(size: tuple[int, int], *rest) -> Tensor:
-        made.append(tuple(size))
-        return shift_mask(size, *rest)
+    def counting(*args) -> Tensor:
+        made.append((*args[0][1:], args[2]))
+        return window_layout(*args)
 
-    monkeypatch.setattr('densevit.backbones.swin.shift_mask', counting)
+    monkeypatch.setattr('densevit.backbones.swin.window_layout', counting)
     model = build(dict(ARCH, depths=(4, 1, 6, 2)))
     with torch.no_grad():
         model(images(1, 3, 67, 53).double())
-    assert made == [(17, 14), (5, 4), (3, 2)]
+    assert made == [(17, 14, 0), (17, 14, 3), (9, 7, 0), (5, 4, 0), (5, 4, 3), (3, 2, 0), (3, 2, 3)]
+
+
+@pytest.mark.parametrize('numbers', [1, 6000])
+@pytest.mark.parametrize('size', [(67, 53), (33, 128), (1, 9)], ids=str)
+def test_in_pieces(numbers, size, monkeypatch):
+    """What is computed window by window, or some windows at a time, is what is computed at once."""
+    model, x = build(dict(ARCH, depths=(2, 2, 2, 2)), window_size=4), images(2, 3, *size).double()
+    with torch.no_grad():
+        expected = model(x)
+        monkeypatch.setattr('densevit.layers.pieces.NUMBERS', numbers)
+        torch.testing.assert_close(model(x), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_folded():
+    """The bias is kept by the size of the window."""
+    model, x = build(), images(2, 3, 67, 53).double()
+    with torch.no_grad():
+        expected = model(x)
+        for module in model.modules():
+            if isinstance(module, TableWindowAttention):
+                module.fold()
+        for _ in range(2):
+            torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+        assert list(model.layers[0].blocks[0].attn._derived) == [('position_bias', (7,), ())]
 
 
 def test_padded_tokens_take_part():
@@ -187,7 +212,7 @@ def test_padded_tokens_take_part():
     attn = fill(TableWindowAttention(8, 2, 4)).double()
     x = images(1, 3, 4, 8).double()
     with torch.no_grad():
-        mixed = attn(x, 4, 0, None)
+        mixed = attn(x, window_layout((1, 3, 4), 4, 0, x))
         row = attn.qkv.bias.expand(1, 1, 4, -1)
         qkv = torch.cat([attn.qkv(x), row], dim=1).flatten(1, 2)  # (1, 16, 24)
         q, k, v = qkv.unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)

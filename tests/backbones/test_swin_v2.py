@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from densevit.backbones.swin import WindowAttention
 from densevit.backbones.swin_v2 import CosineWindowAttention, PostNormBlock, SwinTransformerV2
 from densevit.checkpoints import export_weights
-from densevit.layers import to_nchw, to_nhwc
+from densevit.layers import to_nchw, to_nhwc, window_layout
 from tests.backbones.contract import BackboneContract, fill, gradients, images, loss_of
 from tests.backbones.test_swin import ARCH, DEEP, FLAT, SIZES, TimmSwin, assert_same
 
@@ -125,12 +125,28 @@ def test_attention_backends_agree(size, dtype):
     torch.testing.assert_close(results[2], results[1], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize('numbers', [1, 6000])
+def test_in_pieces_and_folded(numbers, monkeypatch):
+    """Neither the number of windows that are computed at a time nor a kept bias changes a result."""
+    model, x = build(), images(2, 3, 67, 53).double()
+    with torch.no_grad():
+        expected = model(x)
+        monkeypatch.setattr('densevit.layers.pieces.NUMBERS', numbers)
+        for module in model.modules():
+            if isinstance(module, WindowAttention):
+                module.fold()
+        for _ in range(2):
+            torch.testing.assert_close(model(x), expected, rtol=1e-11, atol=1e-12)
+
+
 def test_windows_never_shrink_and_the_last_stage_is_shifted():
     seen = []
     model = build()
     for module in model.modules():
         if isinstance(module, WindowAttention):
-            module.register_forward_pre_hook(lambda module, args: seen.append((tuple(args[0].shape[1:3]), *args[1:3])))
+            module.register_forward_pre_hook(
+                lambda module, args: seen.append((tuple(args[0].shape[1:3]), *args[1][:2]))
+            )
     with torch.no_grad():
         model(images(1, 3, 33, 70).double())
     assert seen == [
@@ -143,8 +159,9 @@ def test_padding_stands_before_the_attention_and_behind_no_norm():
     attn = fill(CosineWindowAttention(8, 2)).double()
     x = images(1, 3, 4, 8).double()
     with torch.no_grad():
-        mixed = attn(x, 4, 0, None)
-        q, k, v = attn.queries_keys_values(F.pad(x, (0, 0, 0, 0, 0, 1)).flatten(1, 2)[:, None])
+        mixed = attn(x, window_layout((1, 3, 4), 4, 0, x))
+        qkv = attn.project(F.pad(x, (0, 0, 0, 0, 0, 1)).flatten(1, 2)[:, None])  # (1, 1, 16, 3, h, d)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)
         assert not k[..., 12:, :].any()
         torch.testing.assert_close(v[..., 12:, :].transpose(-3, -2).flatten(-2), attn.v_bias.expand(1, 1, 4, -1))
         torch.testing.assert_close(k.norm(dim=-1)[..., :12], torch.ones(1, 1, 2, 12).double())
@@ -161,8 +178,23 @@ def test_the_factor_on_the_cosine_is_at_most_a_hundred(logit, factor):
     attn = fill(CosineWindowAttention(8, 2)).double()
     with torch.no_grad():
         attn.logit_scale.fill_(logit)
-        q, _, _ = attn.queries_keys_values(images(1, 2, 4, 8).double())
-    torch.testing.assert_close(q.norm(dim=-1), torch.full((1, 2, 2, 4), factor).double())
+        q, k, _ = attn.project(images(1, 2, 4, 8).double()).unbind(3)
+    torch.testing.assert_close(q.norm(dim=-1), torch.full((1, 2, 4, 2), factor).double())
+    torch.testing.assert_close(k.norm(dim=-1), torch.ones(1, 2, 4, 2).double())
+
+
+def test_cosines_are_those_of_normalize():
+    """With and without gradients, for queries of every length: none, shorter than its eps, and long."""
+    attn = fill(CosineWindowAttention(8, 2)).double()
+    x = images(1, 5, 8).double() * torch.tensor([0.0, 1e-14, 1e-9, 1.0, 1e6])[:, None]
+    with torch.no_grad():
+        attn.q_bias.zero_()
+        q, k, v = F.linear(x, attn.qkv.weight).unflatten(-1, (3, 2, 4)).unbind(2)
+        factor = attn.logit_scale.exp()[:, None]
+        v = v + attn.v_bias.view(2, 4)
+        expected = torch.stack([F.normalize(q, dim=-1) * factor, F.normalize(k, dim=-1), v], dim=2)
+        torch.testing.assert_close(attn.project(x), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(attn.project(x).detach(), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(

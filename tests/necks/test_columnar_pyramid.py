@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from densevit.inference import fold, unfold
 from densevit.necks.columnar_pyramid import ColumnarPyramid
 from tests.backbones.contract import assert_trains, fill, loss_of
 
@@ -43,6 +44,20 @@ def test_equals_feature2pyramid(scales, size, number, training):
     loss_of(found).backward()
     # before a norm over the batch a bias has no effect, so in training its gradient is rounding noise
     assert_trains(ours, {name for name, _ in ours.named_parameters()} - {'fpn1.0.bias'})
+
+
+@pytest.mark.parametrize('norm', ['BN', 'SyncBN', 'GN'])
+@pytest.mark.parametrize('size', [*SIZES, (1, 9)], ids=str)
+def test_folded_computes_the_same(size, norm):
+    model = fill(ColumnarPyramid(C, dict(type=norm, **(dict(num_groups=2) if norm == 'GN' else {})))).double().eval()
+    if norm != 'GN':
+        model.fpn1[1].running_mean.normal_()
+        model.fpn1[1].running_var.uniform_(0.5, 2)
+    for inputs in (columns(size, 1), columns(size, 4)):
+        expected = model(inputs)
+        with torch.no_grad():
+            torch.testing.assert_close(fold(model)(inputs), expected, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(unfold(model)(inputs), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('size', [(1, 9), (9, 1), (1, 1), (3, 2)], ids=str)
