@@ -122,6 +122,28 @@ class IoUMetric(BaseMetric):
                 f'{tuple(pred.shape[-2:])}: in the test pipeline LoadAnnotations must come after Resize.'
             )
         label, pred = label.reshape(-1), pred.reshape(-1)
+        matrix = self._count_at_once(pred, label, num_classes)
+        return self._count_counted(pred, label, num_classes, path) if matrix is None else matrix
+
+    def _count_at_once(self, pred: Tensor, label: Tensor, num_classes: int) -> Tensor | None:
+        """Count the ignored pixels as well, in a row of their own, and drop it: several times faster than a selection.
+
+        None: there are other values than classes, or the ignored one would need too many rows.
+        """
+        height = max(num_classes, self.ignore_index + 1)
+        if not len(label) or height > max(num_classes, 256):
+            return None
+        for values, limit in ((label, height), (pred, num_classes)):
+            lowest, highest = values.aminmax()
+            if lowest < 0 or highest >= limit:
+                return None
+        pairs = torch.add(pred.long(), label.long(), alpha=num_classes)
+        rows = torch.bincount(pairs, minlength=height * num_classes).reshape(height, num_classes).cpu()
+        if self.ignore_index >= 0:
+            rows[self.ignore_index] = 0
+        return None if rows[num_classes:].any() else rows[:num_classes]
+
+    def _count_counted(self, pred: Tensor, label: Tensor, num_classes: int, path: str) -> Tensor:
         counted = label != self.ignore_index
         label, pred = label[counted], pred[counted]
         for values, what, remedy in (

@@ -71,6 +71,42 @@ def test_equals_a_count_by_hand():
     assert metric.per_class['car'] == pytest.approx({'IoU': iou[3], 'Acc': acc[3]})
 
 
+@pytest.mark.parametrize('label_dtype, pred_dtype', [(torch.uint8, torch.int64), (torch.int64, torch.float32)])
+@pytest.mark.parametrize('ignore_index', [255, 254, 2, 0, 7, -100, 1000])
+def test_ignored_pixels_count_for_nothing(ignore_index, label_dtype, pred_dtype):
+    if label_dtype == torch.uint8 and not 0 <= ignore_index <= 255:
+        pytest.skip('not in 8 bits')
+    items = random_samples(3)
+    for item in items:
+        label, pred = item['gt_sem_seg'], item['pred_sem_seg']
+        ignored = label['data'] == 255
+        label['data'] = label['data'].where(~ignored, ignore_index)
+        ignored = label['data'] == ignore_index  # 2 and 0 are classes otherwise
+        pred['data'] = pred['data'].where(~ignored | (torch.rand(ignored.shape) < 0.5), 5)
+    label, pred = (torch.cat([item[key]['data'].flatten() for item in items]) for key in ('gt_sem_seg', 'pred_sem_seg'))
+    expected, _ = scores(confusion_matrix(pred[label != ignore_index], label[label != ignore_index], 6))
+    for item in items:
+        item['gt_sem_seg']['data'] = item['gt_sem_seg']['data'].to(label_dtype)
+        item['pred_sem_seg']['data'] = item['pred_sem_seg']['data'].to(pred_dtype)
+    assert evaluated(items, ignore_index=ignore_index)[0] == pytest.approx(expected, nan_ok=True, rel=1e-12)
+    # as before, what is predicted there may be anything
+    items[0]['pred_sem_seg']['data'][items[0]['gt_sem_seg']['data'] == ignore_index] = 99
+    assert evaluated(items, ignore_index=ignore_index)[0] == pytest.approx(expected, nan_ok=True, rel=1e-12)
+
+
+@pytest.mark.parametrize('wrong', [6, 7, 254, -1])
+def test_every_label_outside_the_classes_is_found(wrong):
+    label = torch.randint(0, 6, (4, 7))
+    label[0, 0], label[3, 6] = 255, wrong
+    with pytest.raises(UserError, match=f'the label map of .* contains the value {wrong},'):
+        evaluated([sample(torch.zeros(4, 7, dtype=torch.int64), label)])
+    for value in (wrong, 255):
+        pred = torch.zeros(4, 7, dtype=torch.int64)
+        pred[3, 5] = value
+        with pytest.raises(UserError, match=f'the prediction for .* contains the value {value},'):
+            evaluated([sample(pred, label.clamp(max=5, min=0))])
+
+
 def test_equals_mmsegmentation():
     theirs = pytest.importorskip('mmseg.evaluation').IoUMetric()
     theirs.dataset_meta = {'classes': CLASSES}
