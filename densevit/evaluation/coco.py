@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import mask as mask_ops
 from mmdet.evaluation.metrics import CocoMetric as MmdetCocoMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
@@ -49,11 +50,7 @@ def coco_evaluate(
         img_ids: images to score; all by default.
         max_dets: caps on the detections counted per image and category; the last one holds for AP.
     """
-    if iou_type == 'segm':
-        # With a box in the result the area of an instance would be that of its box.
-        for detection in detections:
-            detection.pop('bbox', None)
-    run = COCOeval_faster(truth, truth.loadRes(detections), iou_type)
+    run = COCOeval_faster(truth, _as_annotations(truth, detections, iou_type), iou_type)
     run.params.maxDets = list(max_dets)
     if cat_ids is not None:
         run.params.catIds = list(cat_ids)
@@ -61,6 +58,28 @@ def coco_evaluate(
         run.params.imgIds = list(img_ids)
     run.run()
     return run
+
+
+def _as_annotations(truth: COCO, detections: list[dict], iou_type: str) -> COCO:
+    """Detections with the ids and areas that matching wants; ``COCO.loadRes`` also derives outlines and boxes.
+
+    Raises:
+        ValueError: a detection is of an image that the truth does not have.
+    """
+    unknown = {detection['image_id'] for detection in detections} - truth.imgs.keys()
+    if unknown:
+        raise ValueError(f'detections are of image {min(unknown)!r}, which is not among the annotated ones.')
+    if iou_type == 'segm':
+        masks = [detection['segmentation'] for detection in detections]
+        areas = mask_ops.area(masks).tolist() if masks else []
+    else:
+        areas = [detection['bbox'][2] * detection['bbox'][3] for detection in detections]
+    for index, (detection, area) in enumerate(zip(detections, areas)):
+        detection.update(id=index + 1, area=area, iscrowd=0)
+    found = COCO()
+    found.dataset = {**truth.dataset, 'annotations': detections}
+    found.createIndex()
+    return found
 
 
 def _per_category(run: COCOeval_faster) -> dict[int, dict[str, float]]:
@@ -143,6 +162,16 @@ class CocoMetric(MmdetCocoMetric):
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=backend_args) as path:
                 self._coco_api = COCO(path)
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Take the predictions of a batch; masks that know a shorter way to their run lengths than by pixels go it."""
+        samples = []
+        for sample in data_samples:
+            pred = sample['pred_instances']
+            if hasattr(pred.get('masks'), 'encode'):
+                sample = {**sample, 'pred_instances': {**pred, 'masks': pred['masks'].encode()}}
+            samples.append(sample)
+        super().process(data_batch, samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Score the results that :meth:`process` has collected; on the main process only."""
