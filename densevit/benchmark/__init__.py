@@ -1,0 +1,1 @@
+"""Peers and measurements for `tools/benchmark.py`."""
