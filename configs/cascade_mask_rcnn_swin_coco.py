@@ -24,7 +24,7 @@ num_classes = 80
 norm_cfg = dict(type='BN', requires_grad=True)
 
 model = dict(
-    type='CascadeRCNN',
+    type='densevit.CascadeRCNN',
     backbone=dict(type='densevit.SwinTransformer', arch='T', window_size=7, drop_path_rate=0.2),
     neck=dict(in_channels=[96, 192, 384, 768]),
     rpn_head=dict(loss_bbox=dict(_delete_=True, type='SmoothL1Loss', beta=1.0 / 9.0, loss_weight=1.0)),

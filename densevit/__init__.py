@@ -20,21 +20,22 @@ _install_compat()
 
 
 def __getattr__(name: str) -> Any:
-    """Import a part on first use: ``densevit.PatchConvNet``, ``densevit.ImageClassifier``, ..."""
+    """Import a part on first use: ``densevit.PatchConvNet``, ``densevit.fold``, ..."""
     if name.startswith('_'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     if name == 'checkpoints':  # the one module that users call by its path: densevit.checkpoints.load_weights
         return import_module('densevit.checkpoints')
-    from .registry import PARTS, import_part
+    from .registry import FUNCTIONS, PARTS, import_part
 
-    if name not in PARTS:
+    public = {**PARTS, **FUNCTIONS}
+    if name not in public:
         from .errors import did_you_mean
 
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}{did_you_mean(name, PARTS)}')
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}{did_you_mean(name, public)}')
     return import_part(name)
 
 
 def __dir__() -> list[str]:
-    from .registry import PARTS
+    from .registry import FUNCTIONS, PARTS
 
-    return sorted({*globals(), *PARTS})
+    return sorted({*globals(), *PARTS, *FUNCTIONS})

@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
 from .errors import UserError, did_you_mean
 
 __all__ = [
+    'FUNCTIONS',
     'HOOKS',
     'LOOPS',
     'METRICS',
@@ -38,7 +39,7 @@ __all__ = [
     'WEIGHT_INITIALIZERS',
 ]
 
-# Every public part and the module that defines it; `densevit.X` is found through the same table.
+# Every public part and the module that defines it; `densevit.X` is found through the same tables.
 PARTS: dict[str, str] = {
     'PatchConvNet': 'densevit.backbones.patchconvnet',
     'PyramidVisionTransformer': 'densevit.backbones.pvt',
@@ -49,6 +50,21 @@ PARTS: dict[str, str] = {
     'ImageClassifier': 'densevit.classifiers.image_classifier',
     'LearnedAggregation': 'densevit.classifiers.image_classifier',
     'ColumnarPyramid': 'densevit.necks.columnar_pyramid',
+    'EncoderDecoder': 'densevit.segmentation.encoder_decoder',
+    'UPerHead': 'densevit.segmentation.uper_head',
+    'FCNHead': 'densevit.segmentation.heads',
+    'FPNHead': 'densevit.segmentation.heads',
+    'MaskRCNN': 'densevit.detection.detectors',
+    'CascadeRCNN': 'densevit.detection.detectors',
+    'FPN': 'densevit.detection.fpn',
+    'RPNHead': 'densevit.detection.rpn_head',
+    'StandardRoIHead': 'densevit.detection.roi_heads',
+    'CascadeRoIHead': 'densevit.detection.roi_heads',
+    'SingleRoIExtractor': 'densevit.detection.roi_extractor',
+    'ConvFCBBoxHead': 'densevit.detection.box_heads',
+    'Shared2FCBBoxHead': 'densevit.detection.box_heads',
+    'Shared4Conv1FCBBoxHead': 'densevit.detection.box_heads',
+    'FCNMaskHead': 'densevit.detection.mask_head',
     'IoUMetric': 'densevit.evaluation.iou',
     'CocoMetric': 'densevit.evaluation.coco',
     'ValLoop': 'densevit.engine.loops',
@@ -58,6 +74,12 @@ PARTS: dict[str, str] = {
     'PictureHook': 'densevit.engine.pictures',
     'SameBuffersHook': 'densevit.engine.runner',
     'Pretrained': 'densevit.checkpoints.pretrained',
+}
+
+# What is called, not built: no config can name it.
+FUNCTIONS: dict[str, str] = {
+    'fold': 'densevit.inference.folding',
+    'unfold': 'densevit.inference.folding',
 }
 
 # What to install for a module that a part needs and does not find.
@@ -75,7 +97,7 @@ def import_part(name: str) -> Any:
     Raises:
         UserError: the module that defines it needs a package that is not installed.
     """
-    module = PARTS[name]
+    module = {**PARTS, **FUNCTIONS}[name]
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:

@@ -11,7 +11,7 @@ from mmengine.registry import Registry
 import densevit
 from densevit import registry
 from densevit.errors import UserError, did_you_mean
-from densevit.registry import PARTS, import_part
+from densevit.registry import FUNCTIONS, PARTS, import_part
 from tests.fresh import run_fresh
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, registry.PartRegistry)}
@@ -153,6 +153,13 @@ def test_every_part_resolves_and_is_registered():
         homes = [each for each in REGISTRIES.values() if name in each.module_dict]
         assert len(homes) == 1, f'{name} is in {len(homes)} registries'
         assert homes[0].get(name) is homes[0].get(f'densevit.{name}') is homes[0].root.get(f'densevit.{name}') is part
+
+
+def test_functions_are_attributes_but_no_parts():
+    assert FUNCTIONS and not FUNCTIONS.keys() & PARTS.keys()
+    for name, module in FUNCTIONS.items():
+        assert getattr(densevit, name) is getattr(import_module(module), name)
+        assert name in dir(densevit)
 
 
 def test_every_registered_class_is_a_part():

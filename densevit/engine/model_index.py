@@ -93,7 +93,10 @@ def count(root: Path, name: str) -> dict[str, Any]:
     loop = cfg.train_cfg
     length = {'Iterations': loop.max_iters} if 'max_iters' in loop else {'Epochs': loop.max_epochs}
     return {
-        'Architecture': [backbone.type.removeprefix('densevit.') + arch, cfg.model.get('decode_head', cfg.model).type],
+        'Architecture': [
+            backbone.type.removeprefix('densevit.') + arch,
+            cfg.model.get('decode_head', cfg.model).type.removeprefix('densevit.'),
+        ],
         'Parameters': total.params,
         'MACs': total.macs,
         'Input Size': list(size),

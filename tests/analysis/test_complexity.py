@@ -11,6 +11,7 @@ from mmengine.registry import MODELS as MM_MODELS
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from densevit import SwinTransformer
 from densevit.analysis.complexity import complexity
 from densevit.engine.config import load_config
 from densevit.registry import MODELS
@@ -18,8 +19,11 @@ from densevit.registry import MODELS
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
-def of_config(name: str, size: tuple[int, int]):
+def of_config(name: str, size: tuple[int, int], head: str | None = None):
+    """Of a config's model, with a decode head of another type if one is given."""
     cfg = load_config(CONFIGS / f'{name}.py')
+    if head:
+        cfg.model.decode_head.type = head
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
         return complexity(MM_MODELS.build(cfg.model), size)
 
@@ -46,7 +50,7 @@ def test_the_model_is_left_as_it_was():
 def test_upernet_patchconvnet(arch, channels, backbone, neck, head):
     """Facts: the trunk together with the classifier's own head, which a segmentor does not have."""
     pytest.importorskip('mmseg')
-    parts = of_config(f'upernet_patchconvnet{arch}_ade20k', (512, 2048))
+    parts = of_config(f'upernet_patchconvnet{arch}_ade20k', (512, 2048), 'UPerHead')
     tokens = 1 + 32 * 128
     # keys and values of all tokens; query, projection and MLP of one; its attention to all; 1000 classes
     classifier = (2 * tokens + 8) * channels**2 + 2 * tokens * channels + 1000 * channels
@@ -81,13 +85,37 @@ PUBLISHED = {'upernet': 1.0, 'mask_rcnn': 1.0, 'cascade_mask_rcnn': 1.5}
     ('cascade_mask_rcnn_swin-b_coco', 982),
 ])  # fmt: skip
 def test_swin(name, published):
-    """Segmentors at 512 x 2048, detectors at 800 x 1280, as the Swin repositories count them."""
+    """Segmentors at 512 x 2048, detectors at 800 x 1280, as the Swin repositories count them.
+
+    They project the padding of windows as well, and have mmsegmentation's head.
+    """
     segments = name.startswith('upernet')
     pytest.importorskip('mmseg' if segments else 'mmdet')
-    parts = of_config(name, (512, 2048) if segments else (800, 1280))
+    size = (512, 2048) if segments else (800, 1280)
+    parts = of_config(name, size, 'UPerHead' if segments else None)
     heads = ['decode_head', 'auxiliary_head'] if segments else ['neck', 'rpn_head', 'roi_head']
     assert list(parts) == ['backbone', *heads, 'total']
-    assert parts['total'].macs / 1e9 == pytest.approx(published, abs=PUBLISHED[name.partition('_swin')[0]])
+    found = parts['total'].macs + projected_padding(name, size)
+    assert found / 1e9 == pytest.approx(published, abs=PUBLISHED[name.partition('_swin')[0]])
+
+
+def projected_padding(name: str, size: tuple[int, int]) -> int:
+    """Multiply-adds of a Swin's projections to queries, keys, values and output for what pads the windows of 7."""
+    arch = SwinTransformer.ARCHS[load_config(CONFIGS / f'{name}.py').model.backbone.arch]
+    total = 0
+    for stage, depth in enumerate(arch['depths']):
+        sides = [side // 2 ** (2 + stage) for side in size]
+        padded = [-(-side // 7) * 7 for side in sides]
+        total += depth * (padded[0] * padded[1] - sides[0] * sides[1]) * 4 * (arch['embed_dims'] * 2**stage) ** 2
+    return total
+
+
+@pytest.mark.parametrize(('name', 'share'), [('upernet_swin_ade20k', 0.53), ('upernet_patchconvnet-b60_ade20k', 0.53)])
+def test_our_head_has_about_half_the_multiply_adds(name, share):
+    pytest.importorskip('mmseg')
+    ours, plain = (of_config(name, (512, 512), head) for head in (None, 'UPerHead'))
+    assert ours['decode_head'].params == plain['decode_head'].params
+    assert ours['decode_head'].macs / plain['decode_head'].macs == pytest.approx(share, abs=0.02)
 
 
 @pytest.mark.parametrize(('family', 'arch', 'side', 'gmacs'), [

@@ -6,7 +6,7 @@ A config adds the backbone and the channels of its maps (``neck.in_channels``), 
 num_classes = 80
 
 model = dict(
-    type='MaskRCNN',
+    type='densevit.MaskRCNN',  # which takes the faster densevit parts in the place of mmdetection's below
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],

@@ -8,7 +8,7 @@ num_classes = 150
 norm_cfg = dict(type='BN', requires_grad=True)
 
 model = dict(
-    type='EncoderDecoder',
+    type='densevit.EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],
@@ -20,7 +20,7 @@ model = dict(
     ),
     neck=dict(type='FPN', out_channels=256, num_outs=4),
     decode_head=dict(
-        type='FPNHead',
+        type='densevit.FPNHead',
         in_channels=[256] * 4,
         in_index=[0, 1, 2, 3],
         feature_strides=[4, 8, 16, 32],

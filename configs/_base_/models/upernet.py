@@ -9,7 +9,7 @@ num_classes = 150
 norm_cfg = dict(type='BN', requires_grad=True)
 
 model = dict(
-    type='EncoderDecoder',
+    type='densevit.EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],
@@ -20,7 +20,7 @@ model = dict(
         size=(512, 512),  # training crops smaller than this are padded to it
     ),
     decode_head=dict(
-        type='UPerHead',
+        type='densevit.UPerHead',
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         channels=512,
@@ -31,7 +31,7 @@ model = dict(
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
     auxiliary_head=dict(
-        type='FCNHead',
+        type='densevit.FCNHead',
         in_index=2,
         channels=256,
         num_convs=1,
