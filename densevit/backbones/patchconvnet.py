@@ -65,9 +65,13 @@ class PatchConvBlock(Foldable):
 
     def forward(self, x: Tensor) -> Tensor:
         # layer_of(layer, f, z) is layer(f(z)), and stores z alone for the backward pass
-        branch = layer_of(self.conv_in, self._normed, x, self.norm.weight, self.norm.bias, y=self.norm(x))
-        branch = to_nchw(branch)
-        branch = gelu_(to_nhwc(layer_of(self.conv_depthwise, F.gelu, branch, y=gelu_(branch))))
+        if not is_plain(self.norm, self.conv_in, self.conv_depthwise):  # others see what goes in and out
+            branch = F.gelu(self.conv_in(self.norm(x)))
+            branch = F.gelu(to_nhwc(self.conv_depthwise(to_nchw(branch))))
+        else:
+            branch = layer_of(self.conv_in, self._normed, x, self.norm.weight, self.norm.bias, y=self.norm(x))
+            branch = to_nchw(branch)
+            branch = gelu_(to_nhwc(layer_of(self.conv_depthwise, F.gelu, branch, y=gelu_(branch))))
         gate = self.squeeze_excite.gate(branch)  # (B, 1, 1, C)
         if self.is_folded and is_plain(self.conv_out):
             return add_linear(x, branch.mul_(gate), *self.derived(self._scaled_conv_out))

@@ -46,6 +46,7 @@ from ..layers import (
     window_attention,
     window_layout,
 )
+from ..layers.linear import is_plain
 from ..layers.pieces import at_a_time
 from ..registry import MODELS
 from .base import Backbone
@@ -102,7 +103,7 @@ class WindowAttention(Foldable):
         zero = x.new_zeros(x.shape[-1])  # what a padded token is
         windows = sum(layout.counts)
         count = at_a_time(x, windows, 3 * layout.side**2 * x.shape[-1])
-        if count >= windows:
+        if count >= windows or not is_plain(self.qkv, self.proj):
             # padding joins the other tokens behind the first projection, and is gone before the last one
             qkv = layout.cut(self.project(x).flatten(-3), padding=self.project(zero).flatten())
             mixed = attend(qkv.unflatten(-1, (3, self.num_heads, -1)), layout)

@@ -66,7 +66,9 @@ class CosineWindowAttention(WindowAttention):
         q_and_k, v = qkv.split((2, 1), dim=-3)
         logit = self.logit_scale.clamp(max=math.log(100)).exp()
         factors = torch.stack([logit, torch.ones_like(logit)])[..., None]  # (2, h, 1)
-        factors = factors / q_and_k.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        # In float32 at least: in half precision 1e-12 is 0. A padded key is 0, and so shall be its gradient.
+        norm = q_and_k.to(torch.promote_types(qkv.dtype, torch.float32)).norm(dim=-1, keepdim=True)
+        factors = factors * torch.where(norm > 0, 1 / norm.clamp_min(1e-12), 0)
         if torch.is_grad_enabled():
             return torch.cat([(q_and_k * factors).to(v.dtype), v], dim=-3)
         q_and_k *= factors  # in the memory of qkv

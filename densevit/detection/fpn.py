@@ -8,6 +8,7 @@ import torch
 from mmdet.models import necks
 from torch import Tensor
 
+from ..layers.linear import has_hooks
 from ..registry import MODELS
 
 __all__ = ['FPN']
@@ -29,7 +30,10 @@ class FPN(necks.FPN):
             raise ValueError(f'FPN got {len(inputs)} maps; in_channels has {len(self.in_channels)}.')
         inputs = [each.contiguous(memory_format=torch.channels_last) for each in inputs]
         nearest = self.upsample_cfg == dict(mode='nearest')
-        if self.add_extra_convs or not nearest or self.lateral_convs[0].with_activation:
+        watched = any(
+            has_hooks(part) for part in self.lateral_convs.modules()
+        )  # by who would see the sum in their place
+        if self.add_extra_convs or not nearest or self.lateral_convs[0].with_activation or watched:
             return super().forward(tuple(inputs))
         laterals = [conv(inputs[index + self.start_level]) for index, conv in enumerate(self.lateral_convs)]
         for low, high in zip(laterals[:0:-1], laterals[-2::-1]):

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks import wrappers
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead as MmdetFCNMaskHead
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..layers.linear import has_hooks
 from ..registry import MODELS
 from .mask_targets import mask_targets
 from .masks import PastedMasks
@@ -56,12 +58,17 @@ class FCNMaskHead(MmdetFCNMaskHead):
         """Whether every place becomes two by two ones, which do not overlap, and these become logits one by one."""
         upsample, last = self.upsample, self.conv_logits
         return (
-            type(upsample) is nn.ConvTranspose2d
+            type(upsample) in (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
             and upsample.kernel_size == upsample.stride == (2, 2)
             and upsample.padding == upsample.output_padding == (0, 0)
+            and upsample.dilation == (1, 1)
             and upsample.groups == 1
-            and type(last) is nn.Conv2d
-            and last.kernel_size == (1, 1)
+            and type(last) in (nn.Conv2d, wrappers.Conv2d)
+            and last.kernel_size == last.stride == (1, 1)
+            and last.padding == (0, 0)
+            and last.groups == 1
+            and last.bias is not None
+            and not (has_hooks(upsample) or has_hooks(last))
         )
 
     def _logits(self, x: Tensor, labels: Tensor | None) -> Tensor:

@@ -57,6 +57,10 @@ class PastedMasks(Tensor):
         """The pixels as an array."""
         return self.dense().numpy(force=force)
 
+    def share_memory_(self) -> Tensor:
+        """The pixels, in memory that other processes can read."""
+        return self.dense().share_memory_()
+
     def tolist(self) -> list:
         """The pixels as nested lists."""
         return self.dense().tolist()

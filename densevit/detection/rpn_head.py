@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from mmdet.models.dense_heads import RPNHead as MmdetRPNHead
 from mmdet.structures.bbox import cat_boxes, get_box_tensor, get_box_wh
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..layers.linear import is_plain
 from ..registry import MODELS
 from .nms import batched_nms
 
@@ -29,7 +30,7 @@ class RPNHead(MmdetRPNHead):
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, A, H, W) and box deltas (B, 4 A, H, W) of A anchors at each place of ``x`` (B, C, H, W)."""
-        if x.device.type != 'cpu' or type(self.rpn_conv) is not nn.Conv2d:
+        if x.device.type != 'cpu' or not is_plain(self.rpn_conv, self.rpn_cls, self.rpn_reg):
             return super().forward_single(x)
         weight = torch.cat((self.rpn_cls.weight, self.rpn_reg.weight)).flatten(1)
         bias = torch.cat((self.rpn_cls.bias, self.rpn_reg.bias))

@@ -91,7 +91,7 @@ def fold(model: M) -> M:
     this order, of any model: mmsegmentation's and mmdetection's own heads gain as well. Kept quantities are used where
     no gradient can be asked for, under ``torch.no_grad()`` or ``torch.inference_mode()``; anywhere else the model
     computes as before. They are made when they are first needed, are no part of ``state_dict()``, copies or pickles,
-    and follow ``load_state_dict()``, ``.to()`` and ``.half()``. ``train()`` unfolds.
+    and follow ``load_state_dict()``, ``.to()`` and ``.half()`` of the whole model. ``train()`` unfolds.
 
     Nothing can notice that a parameter or a running statistic is overwritten in place or through ``.data`` (as
     mmengine's EMA hook does): call ``fold`` again after that, which starts anew.

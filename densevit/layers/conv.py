@@ -20,14 +20,15 @@ _PIXELS = 2048
 def in_pieces(x: Tensor) -> bool:
     """Whether to compute piece by piece in memory that is used again.
 
-    That is for CPUs, whose caches hold a piece and where fresh memory costs more than arithmetic. A GPU, a compiler and
-    autocast get a few large operations instead.
+    That is for CPUs, whose caches hold a piece and where fresh memory costs more than arithmetic. A GPU, a compiler,
+    ``torch.func`` and autocast get a few large operations instead.
     """
     return (
         x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled('cpu')
     )
 

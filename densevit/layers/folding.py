@@ -42,7 +42,9 @@ class Foldable(nn.Module):
         """``compute(*args)``, a method of this module; kept for the same arguments while the module is folded."""
         if not self.is_folded:
             return compute(*args, **kwargs)
-        key = (compute.__name__, args, tuple(sorted(kwargs.items())))
+        device = next((parameter.device.type for parameter in self.parameters()), 'cpu')
+        precision = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        key = (compute.__name__, args, tuple(sorted(kwargs.items())), precision)
         if key not in self._derived:
             self._derived[key] = compute(*args, **kwargs)
         return self._derived[key]
@@ -60,6 +62,11 @@ class Foldable(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> Foldable:  # to another device or dtype
         self._forget()
         return super()._apply(*args, **kwargs)
+
+    def _replicate_for_data_parallel(self) -> Foldable:
+        replica = super()._replicate_for_data_parallel()
+        replica._forget()
+        return replica
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._forget()

@@ -7,19 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ['add_linear', 'has_fused_operations', 'is_plain', 'linear_gelu']
+__all__ = ['add_linear', 'has_fused_operations', 'has_hooks', 'is_plain', 'linear_gelu']
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody looks at what a module takes and gives, or changes it."""
+    return any((module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
 def is_plain(*layers: nn.Module) -> bool:
-    """Whether a linear layer or convolution may be computed from its weight and bias, without calling it.
+    """Whether a linear layer, convolution or LayerNorm may be computed from its parameters, without calling it.
 
     Not where an adapter stands in its place, or a hook changes what it takes or gives or listens to it.
     """
-    return all(
-        type(layer) in (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-        and not (layer._forward_pre_hooks or layer._forward_hooks)
-        for layer in layers
-    )
+    plain = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)
+    return all(type(layer) in plain and not has_hooks(layer) for layer in layers)
 
 
 def has_fused_operations(x: Tensor) -> bool:
@@ -62,7 +64,7 @@ def _takes_gelu_along(layer: nn.Linear, x: Tensor) -> bool:
 def add_linear(x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x + W branch + b on the last dimension: the product is added where x + b stands, so the sum costs no pass.
 
-    For inference: the result is written in place.
+    For inference: a new tensor is filled in place.
 
     Args:
         x: (..., C).
@@ -71,7 +73,7 @@ def add_linear(x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor) -> Tenso
         bias: (C).
 
     Returns:
-        (..., C), new memory.
+        (..., C).
     """
     if not x.dtype == branch.dtype == weight.dtype:  # autocast, which knows no sum in place
         return x + F.linear(branch, weight, bias)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import linear_gelu
+from .linear import is_plain, linear_gelu
 from .pieces import at_a_time
 from .recompute import layer_of
 
@@ -37,7 +37,7 @@ class Mlp(nn.Module):
             return layer_of(self.fc2, F.gelu, self.fc1(x))
         tokens = x.reshape(-1, x.shape[-1])
         count = at_a_time(x, len(tokens), self.fc1.out_features)
-        if count >= len(tokens):
+        if count >= len(tokens) or not is_plain(self.fc1, self.fc2):
             return self.fc2(linear_gelu(self.fc1, x))
         out = torch.cat([self.fc2(linear_gelu(self.fc1, some)) for some in tokens.split(count)])
         return out.view(x.shape)

@@ -58,7 +58,7 @@ def resized_cross_entropy(
             ``F.cross_entropy``.
     """
     counts = label != ignore_index
-    label = label.where(counts, 0)
+    label = label.where(counts, 0).long()
     if on_cpu(label) and label.numel():
         lowest, highest = (int(each) for each in label.aminmax())
         if lowest < 0 or highest >= logits.shape[1]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activation import gelu_
 from .convert import to_nchw, to_nhwc
+from .linear import is_plain
 from .patch_embed import check_channels
 
 __all__ = ['ConvStem']
@@ -46,6 +48,7 @@ class ConvStem(nn.Module):
         first, *others = self.convs
         # in channels_last all convolutions but the last take less time than in NCHW, and no copy follows them
         x = first(to_nchw(to_nhwc(image).contiguous()))
+        gelu = gelu_ if is_plain(*self.convs) else F.gelu
         for conv in others:
-            x = conv(gelu_(x))  # (B, C / 2^k, H / 2^j, W / 2^j)
+            x = conv(gelu(x))  # (B, C / 2^k, H / 2^j, W / 2^j)
         return to_nhwc(x).contiguous()

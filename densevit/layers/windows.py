@@ -135,8 +135,9 @@ def _masks(side: int, shift: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _records(x: Tensor) -> bool:
-    """Whether autograd records, and no compiler or tracer that wants to see every operation."""
-    return torch.is_grad_enabled() and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    """Whether autograd records, and no compiler, tracer or ``torch.func`` wants to see every operation."""
+    transformed = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    return torch.is_grad_enabled() and not transformed
 
 
 def _cut(flat: Tensor, value: Tensor, source: Tensor, place: Tensor, padding: Tensor) -> Tensor:
@@ -252,7 +253,7 @@ class _WindowAttention(torch.autograd.Function):
                     q, k, v = (x.flatten(0, 1) for x in qkv[some].permute(2, 0, 3, 1, 4).contiguous())  # (N' h, L, d)
                     grad_out = grad[some].unflatten(-1, (h, d)).transpose(1, 2).flatten(0, 1)
                     grads = q.new_empty(3, *q.shape)
-                    q *= ctx.scale
+                    q = q * ctx.scale
                     scores = torch.bmm(q, k.transpose(1, 2))
                     scores.unflatten(0, (-1, h)).add_(masked)
                     weights = torch.softmax(scores, dim=-1)

@@ -75,10 +75,11 @@ class EncoderDecoder(MmsegEncoderDecoder):
 
     def _head_maps(self, inputs: Tensor, metas: list[dict[str, Any]], size: tuple[int, int]) -> list[LogitMap]:
         kind = type(self.decode_head)
-        if kind.predict is BaseDecodeHead.predict and kind.predict_by_feat is BaseDecodeHead.predict_by_feat:
+        own = type(self).encode_decode is MmsegEncoderDecoder.encode_decode
+        if own and kind.predict is BaseDecodeHead.predict and kind.predict_by_feat is BaseDecodeHead.predict_by_feat:
             logits = self.decode_head(self.extract_feat(inputs))
             return [ResizedMap(StoredMap(each), size, self.align_corners) for each in logits]
-        # a head with a way of its own to logits as large as the input
+        # a head, or a segmentor, with a way of its own to logits as large as the input
         return [StoredMap(each) for each in self.encode_decode(inputs, metas)]
 
     def _sliding_maps(self, inputs: Tensor, metas: list[dict[str, Any]]) -> list[LogitMap]:
@@ -140,6 +141,15 @@ class LazyLogits(PixelData):
         data = self.__dict__['data'] = self.__dict__.pop('_source').whole()[0]
         return data
 
+    def pop(self, *args: Any) -> Any:
+        """Remove a field and return its value."""
+        self.get('data')
+        return super().pop(*args)
+
+    def __delattr__(self, name: str) -> None:
+        self.get('data')
+        super().__delattr__(name)
+
     @property
     def shape(self) -> tuple[int, ...] | None:
         """Height and width, which are known before."""
@@ -161,8 +171,8 @@ class _LazyDict(dict):
         return iter(self.keys())
 
     def __getitem__(self, key: str) -> Any:
-        super().__getitem__(key)  # raises
-        return getattr(self._element, key)
+        value = super().__getitem__(key)  # raises
+        return getattr(self._element, key) if value is None else value
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default
@@ -175,6 +185,11 @@ class _LazyDict(dict):
 
     def copy(self) -> dict[str, Any]:
         return dict(self.items())
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self:
+            self[key] = self[key]
+        return super().pop(key, *default)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (self.copy(),)

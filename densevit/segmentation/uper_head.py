@@ -17,6 +17,7 @@ from ..inference.folding import FoldedConvModule
 from ..layers.conv import conv3x3
 from ..layers.convert import to_nhwc
 from ..layers.folding import Foldable
+from ..layers.linear import has_hooks
 from ..layers.upsampled_conv import add_resized_, split_conv_weight, upsampled_conv3x3
 from ..layers.winograd import transform_weight, winograd_conv3x3
 from ..registry import MODELS
@@ -53,7 +54,7 @@ class UPerHead(LeanLoss, Foldable, MMSegUPerHead):
 
     def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """The coarsest map and its means over ``pool_scales`` regions, fused: (B, C, H, W)."""
-        if type(self.psp_modules) is not PPM or _has_hooks(self.psp_modules):
+        if type(self.psp_modules) is not PPM or has_hooks(self.psp_modules):
             return super().psp_forward(inputs)
         x = inputs[-1]
         return self._fuse(self.bottleneck, [x, *(pool(x) for pool in self.psp_modules)])
@@ -94,12 +95,13 @@ class UPerHead(LeanLoss, Foldable, MMSegUPerHead):
             resized = (F.interpolate(x, size, mode='bilinear', align_corners=self.align_corners) for x in maps[1:])
             return module(torch.cat([maps[0], *resized], dim=1))
         folded = _is_folded(module)
-        weights, bias = self.derived(self._weights, module, tuple(x.shape[1] for x in maps), folded)
+        keeper = module if folded else self  # which notices when the weights change
+        weights, bias = keeper.derived(self._weights, module, tuple(x.shape[1] for x in maps), folded)
 
         def conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if not self.winograd or torch.is_grad_enabled():
                 return conv3x3(x, weight, bias)
-            known = self.derived(self._transformed, module, x.shape[1], folded) if weight is weights[0] else None
+            known = keeper.derived(self._transformed, module, x.shape[1], folded) if weight is weights[0] else None
             return winograd_conv3x3(x, weight, bias, transformed=known)
 
         x = upsampled_conv3x3(maps, weights, bias, align_corners=self.align_corners, conv=conv)
@@ -122,10 +124,6 @@ def _is_folded(module: nn.Module) -> bool:
     return isinstance(module, FoldedConvModule) and module.is_folded and not module.norm.training
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any((module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks))
-
-
 def _is_dense(conv: nn.Module, kernel_size: int) -> bool:
     """Whether ``conv`` is a dense convolution that keeps the size of the map, and nothing else."""
     return (
@@ -135,7 +133,7 @@ def _is_dense(conv: nn.Module, kernel_size: int) -> bool:
         and conv.stride == conv.dilation == (1, 1)
         and conv.groups == 1
         and conv.padding_mode == 'zeros'
-        and not _has_hooks(conv)
+        and not has_hooks(conv)
     )
 
 
@@ -146,7 +144,7 @@ def _is_plain(module: nn.Module, kernel_size: int) -> bool:
         and module.order == ('conv', 'norm', 'act')
         and not module.with_explicit_padding
         and module.efficient_conv_bn_eval_forward is None
-        and not any(_has_hooks(part) for part in module.modules())
+        and not any(has_hooks(part) for part in module.modules())
         and _is_dense(module.conv, kernel_size)
     )
 

@@ -274,3 +274,13 @@ def test_placeholders_for_tables_of_coordinates_are_ignored(kind):
         1, 15, 15, 2
     )
     model.check_derived({'layers.0.blocks.0.attn.relative_coords_table': table})
+
+
+@pytest.mark.parametrize('size', [(32, 48), (28, 44)], ids=['whole windows', 'padding'])
+def test_half_precision_has_finite_gradients(size):
+    """A padded key is 0: its length must not be divided by, and 1e-12 is 0 in float16."""
+    model, x = SwinTransformerV2(ARCH, window_size=4).train(), images(1, 3, *size)
+    with torch.autocast('cpu', torch.float16):
+        loss_of(model(x)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name

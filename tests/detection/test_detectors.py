@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
+from densevit.detection.mask_head import FCNMaskHead
 from densevit.detection.masks import PastedMasks
 from densevit.detection.nms import batched_nms
 from densevit.detection.rpn_head import best_first
@@ -267,3 +268,19 @@ def test_one_part_alone():
     with torch.no_grad():
         maps = model.extract_feat(images())
         assert model.roi_head._mask_forward(maps, rois)['mask_preds'].shape == (1, CLASSES, 28, 28)
+
+
+def test_the_mask_of_the_predicted_class_alone_is_computed():
+    """mmcv builds convolutions of classes of its own, which are torch's but for empty inputs."""
+    head = FCNMaskHead(num_convs=1, in_channels=8, conv_out_channels=8, num_classes=3).eval()
+    assert head._is_usual
+    plain = MMDET_MODELS.build(dict(type='FCNMaskHead', num_convs=1, in_channels=8, conv_out_channels=8, num_classes=3))
+    plain.load_state_dict(head.state_dict())
+    x, labels = torch.randn(5, 8, 7, 9), torch.tensor([2, 0, 1, 1, 2])
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            expected = plain.eval()(x)
+            torch.testing.assert_close(head(x), expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(head(x, labels)[:, 0], expected[torch.arange(5), labels], rtol=0, atol=1e-5)
+    head.upsample.register_forward_hook(lambda *args: None)
+    assert not head._is_usual

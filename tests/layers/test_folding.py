@@ -97,3 +97,25 @@ def test_batch_norm_becomes_weight_and_bias(axis, bias, affine):
     weight, offset = fold_batch_norm(conv.weight, conv.bias, norm, axis=axis)
     convolve = nn.functional.conv_transpose2d if axis else nn.functional.conv2d
     torch.testing.assert_close(convolve(x, weight, offset), expected, rtol=0, atol=1e-13)
+
+
+def test_each_precision_keeps_its_own():
+    class Scaled(Foldable):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def square(self) -> torch.Tensor:
+            return self.linear(self.linear.weight)
+
+        def forward(self) -> torch.Tensor:
+            return self.derived(self.square)
+
+    module = Scaled().eval()
+    module.fold()
+    with torch.no_grad():
+        expected = module.square()
+        with torch.autocast('cpu', torch.bfloat16):
+            assert module().dtype == torch.bfloat16
+        assert torch.equal(module(), expected)
+        assert module() is module()

@@ -37,3 +37,12 @@ def test_exact_gelu_by_default():
     assert isinstance(Mlp(6, 10).act, nn.GELU)
     assert Mlp(6, 10).act.approximate == 'none'
     assert [tuple(p.shape) for p in Mlp(6, 10).parameters()] == [(10, 6), (10,), (6, 10), (6,)]
+
+
+def test_a_hook_sees_the_whole_map():
+    mlp, x, seen = Mlp(8, 4096), torch.randn(1, 40, 30, 8), []
+    mlp.fc2.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        out = mlp(x)
+    assert [each.shape for each in seen] == [x.shape]
+    assert torch.equal(out, seen[0])

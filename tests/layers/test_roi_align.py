@@ -9,8 +9,7 @@ import torch
 import torchvision.ops
 from torch import Tensor
 
-from densevit.layers import pyramid_roi_align, roi_align
-from densevit.layers.roi_align import axis_weights
+from densevit.layers.roi_align import axis_weights, pyramid_roi_align, roi_align
 
 HEIGHT, WIDTH, SCALE = 33, 52, 0.25
 

@@ -197,3 +197,13 @@ def test_attention_stores_no_scores():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         window_attention(qkv, layout, bias=bias)
     assert sum(kept) <= qkv.numel() + bias.numel()
+
+
+def test_torch_func_differentiates():
+    layout = window_layout((1, 3, 4), 2, 1, torch.empty(1))
+    x = torch.randn(1, 3, 4, 6)
+
+    def total(x: Tensor) -> Tensor:
+        return (layout.join(layout.cut(x, x.new_zeros(6)), (1, 3, 4)) ** 2).sum()
+
+    torch.testing.assert_close(torch.func.grad(total)(x), 2 * x)

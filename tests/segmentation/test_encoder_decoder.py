@@ -277,3 +277,17 @@ def test_errors():
 
 def test_is_registered():
     assert MODELS.get('densevit.EncoderDecoder') is encoder_decoder.EncoderDecoder
+
+
+def test_lazy_logits_can_be_taken_out_and_replaced():
+    stored = torch.randn(3, 4, 5)
+    lazy = LazyLogits(StoredMap(stored)).to_dict()
+    assert torch.equal(lazy.pop('data'), stored) and 'data' not in lazy
+    lazy = LazyLogits(StoredMap(stored)).to_dict()
+    lazy['data'] = 1
+    assert lazy['data'] == 1 and dict(lazy) == {'data': 1}
+    logits = LazyLogits(StoredMap(stored))
+    assert torch.equal(logits.pop('data'), stored) and 'data' not in logits
+    logits = LazyLogits(StoredMap(stored))
+    del logits.data
+    assert 'data' not in logits
