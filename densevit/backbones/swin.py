@@ -42,10 +42,10 @@ from ..layers import (
     relative_position_bias,
     resample_position,
     stochastic_depth_rates,
-    to_nchw,
     window_attention,
     window_layout,
 )
+from ..layers.convert import contiguous_nchw
 from ..layers.linear import is_plain
 from ..layers.pieces import at_a_time
 from ..registry import MODELS
@@ -337,7 +337,7 @@ class SwinTransformer(Backbone):
             for block_index, block in enumerate(stage.blocks):
                 x = self.run(block, x, layouts[block_index % 2])
             if index in self.out_indices:
-                outs.append(to_nchw(getattr(self, f'norm{index}')(x)).contiguous())
+                outs.append(contiguous_nchw(getattr(self, f'norm{index}')(x)))
             if stage.downsample is not None:
                 x = stage.downsample(x)  # (B, H / 2, W / 2, 2C)
         return tuple(outs)

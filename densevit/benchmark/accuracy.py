@@ -10,9 +10,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..errors import UserError, did_you_mean
+from ..inference.folding import fold
 from .cases import CASES, EXACT, WINOGRAD, winograd_twin
 from .measure import compare
-from .models import Work, build, fold, fold_peer, parse_spec
+from .models import Work, build, fold_peer, parse_spec
 from .peers import peers_of
 
 __all__ = ['ACCURATE', 'FLOAT64', 'LIMITS', 'accuracy']

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from ..analysis.complexity import complexity
 from ..errors import UserError, did_you_mean
+from ..inference.folding import fold
 from .measure import Row, Side, Timing, compare, differences_of, duel, timer
 from .memory import in_child
-from .models import Spec, Work, build, fold, fold_peer, parse_spec
+from .models import Spec, Work, build, fold_peer, parse_spec
 from .parts import part_times
 from .peers import peers_of
 from .run import Options, compile_parts, on_meta, peak_of_side, sides_of

@@ -24,7 +24,7 @@ from ..registry import PARTS, import_part
 from .machine import set_dtype
 
 __all__ = [
-    'DTYPES', 'Spec', 'Work', 'backbone_names', 'build', 'dicts', 'fold', 'fold_peer', 'images', 'is_twin', 'make',
+    'DTYPES', 'Spec', 'Work', 'backbone_names', 'build', 'dicts', 'fold_peer', 'images', 'is_twin', 'make',
     'parse_spec', 'randomize', 'threads',
 ]  # fmt: skip
 
@@ -239,11 +239,6 @@ def _set_statistics(model: nn.Module) -> None:
         norm.momentum = momentum
     for module, mode in modes.items():
         module.training = mode
-
-
-def fold(model: nn.Module) -> nn.Module:
-    """Fold a model of ours for inference, in place."""
-    return import_part('fold')(model)
 
 
 def fold_peer(model: nn.Module) -> nn.Module:

@@ -261,12 +261,12 @@ _REMARKS = {
         'matrix products (23.6 billion multiply-adds) at the rate of large ones, which every implementation '
         'pays; 22 are attention, 8 LayerNorm, 10 gathers and the copy to (B, C, H, W), 4 sums. Tried without a gain '
         'beyond the spread: the MLP in pieces of 2^17 to 2^21 numbers, in place or by fused linear and GELU; attention '
-        'by batched products (8 % of its 22 ms). Weights packed for oneDNN save 3 to 14 % of a product and are not '
+        'by batched products (8 % of its 22 ms). Weights packed for oneDNN save 1 to 13 % of a product and are not '
         'used: that would come to about 5 % of the whole.'
     ),
     'pvt_small': (
-        'Behind the larger cases in one process 1.06 was measured, with the other package less slow and ours slower: '
-        'what large blocks a process has freed before decides how much memory is fetched anew.'
+        'Behind the larger cases in one process 1.06 was measured, with the other package less slow and ours slower; '
+        'we suspect the memory that the cases before it have left behind.'
     ),
     'train_mask_rcnn_swin_t': (
         'Both peaks hold 0.57 GB of gradients and AdamW moments, which no implementation can save; without them the '

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .convert import to_nchw, to_nhwc
+from .pieces import is_transformed
 
 __all__ = ['conv3x3', 'in_pieces']
 
@@ -26,10 +27,7 @@ def in_pieces(x: Tensor) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch.is_autocast_enabled('cpu')
+        and not (is_transformed() or torch.is_autocast_enabled('cpu'))
     )
 
 

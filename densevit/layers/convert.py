@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .pieces import is_transformed
+
 __all__ = ['contiguous_nchw', 'to_nchw', 'to_nhwc']
 
 
@@ -25,7 +27,7 @@ def contiguous_nchw(x: Tensor) -> Tensor:
 
     autograd would give it the copy's layout, and every layer before would then work across its memory.
     """
-    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and x.requires_grad and not is_transformed():
         return _ContiguousNCHW.apply(x)
     return to_nchw(x).contiguous()
 

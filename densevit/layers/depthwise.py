@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .convert import to_nchw, to_nhwc
 from .linear import has_fused_operations, is_plain
-from .pieces import NUMBERS
+from .pieces import NUMBERS, is_transformed
 from .recompute import layer_of
 
 __all__ = ['depthwise_mlp']
@@ -56,8 +56,7 @@ def _takes_slices(x: Tensor, *layers: nn.Linear | nn.Conv2d) -> bool:
         and x.numel() > 0
         and x.dtype in (torch.float32, torch.float64)
         and all(layer.weight.dtype == x.dtype for layer in layers)
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active())
-        and not torch.is_autocast_enabled('cpu')
+        and not (is_transformed() or torch.is_autocast_enabled('cpu'))
     )
 
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from .pieces import is_transformed
+
 __all__ = ['add_linear', 'has_fused_operations', 'has_hooks', 'is_plain', 'linear_gelu']
 
 
@@ -52,7 +54,7 @@ def linear_gelu(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def _takes_gelu_along(layer: nn.Linear, x: Tensor) -> bool:
     return (
-        not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+        not (torch.is_grad_enabled() or is_transformed())
         and is_plain(layer)
         and x.dtype == layer.weight.dtype
         and x.is_contiguous()

@@ -9,13 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ['at_a_time']
+__all__ = ['at_a_time', 'is_transformed']
 
 NUMBERS = 2**21  # 8 MiB in float32
 
 # How much freed memory glibc keeps instead of giving it back is twice the largest block freed so far, of those below
 # 32 MiB (mallopt(3), M_MMAP_THRESHOLD). So one is freed here; no page of it is ever touched.
 torch.empty(31 * 2**20, dtype=torch.uint8, device='cpu')
+
+
+def is_transformed() -> bool:
+    """Whether a compiler, a tracer or ``torch.func`` runs the program, and so must see operations that it knows."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 
 
 def at_a_time(x: Tensor, count: int, numbers: int) -> int:
@@ -29,5 +34,5 @@ def at_a_time(x: Tensor, count: int, numbers: int) -> int:
         count: how many there are.
         numbers: how many numbers one needs in between.
     """
-    whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != 'cpu'
+    whole = torch.is_grad_enabled() or is_transformed() or x.device.type != 'cpu'
     return max(1, count if whole else min(count, NUMBERS // numbers))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .linear import is_plain
+from .pieces import is_transformed
 
 __all__ = ['layer_of']
 
@@ -30,7 +31,7 @@ def layer_of(
         y: the layer's input, where something else than ``function`` has made it already, such as a module.
     """
     y = function(*tensors) if y is None else y
-    recorded = torch.is_grad_enabled() and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    recorded = torch.is_grad_enabled() and not is_transformed()
     if not (recorded and is_plain(layer)) or y.is_meta:
         return layer(y)
     return _LayerOf.apply(y, layer.weight, layer.bias, layer, function, *tensors)

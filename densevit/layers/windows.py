@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import attention, merge_heads
+from .pieces import is_transformed
 
 __all__ = ['WindowLayout', 'pad_to_multiple', 'relative_position_bias', 'window_attention', 'window_layout']
 
@@ -135,9 +136,8 @@ def _masks(side: int, shift: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _records(x: Tensor) -> bool:
-    """Whether autograd records, and no compiler, tracer or ``torch.func`` wants to see every operation."""
-    transformed = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return torch.is_grad_enabled() and not transformed
+    """Whether autograd records, and nobody else wants to see every operation."""
+    return torch.is_grad_enabled() and not is_transformed()
 
 
 def _cut(flat: Tensor, value: Tensor, source: Tensor, place: Tensor, padding: Tensor) -> Tensor:

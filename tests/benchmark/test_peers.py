@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from densevit import fold
 from densevit.benchmark import peers
 from densevit.benchmark.measure import compare
-from densevit.benchmark.models import Spec, Work, build, fold, fold_peer, parse_spec
+from densevit.benchmark.models import Spec, Work, build, fold_peer, parse_spec
 from densevit.benchmark.peers import PACKAGES, gradient_names, peers_of
 from densevit.errors import UserError
 from tests.benchmark.tiny import ARCH, SIZE, SWIN, detector, segmentor

@@ -93,3 +93,9 @@ def test_the_plain_one_is_taken_where_the_fused_one_would_not_do():
         torch.testing.assert_close(linear_gelu(layer, x), F.gelu(F.linear(x, layer.weight, layer.bias) + 1))
         handle.remove()
         assert linear._takes_gelu_along(layer, x)
+
+
+def test_vmap_takes_the_plain_one():
+    layer, x = build(6, 10), torch.randn(4, 3, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(lambda x: linear_gelu(layer, x))(x), F.gelu(layer(x)))
