@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from ..analysis.complexity import complexity
 from ..errors import UserError, did_you_mean
 from ..inference.folding import fold
+from .child import in_child
 from .measure import Row, Side, Timing, compare, differences_of, duel, timer
-from .memory import in_child
 from .models import Spec, Work, build, fold_peer, parse_spec
 from .parts import part_times
 from .peers import peers_of
@@ -205,7 +205,7 @@ def _add_memory(case: Case, found: dict[str, Any], labels: Sequence[str], option
             peaks[label] = peak_of_case(case.name, label, quick=quick, options=options)
         else:
             arguments = dict(
-                kind='case', case=case.name, label=label, quick=quick, options=asdict(options),
+                kind='side', case=case.name, label=label, quick=quick, options=asdict(options),
                 threads=torch.get_num_threads(),
             )  # fmt: skip
             peaks[label] = in_child(arguments)['peak_bytes']

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from ..errors import UserError
 from .accuracy import ACCURATE, accuracy
-from .cases import run_case, select, without_numbers
+from .cases import Case, run_case, select, without_numbers
+from .child import in_child
 from .growth import draw, growth
 from .machine import describe
 from .models import threads
@@ -88,7 +91,7 @@ def _measure(kind: str, args: argparse.Namespace, options: Options) -> list[dict
     for index, case in enumerate(cases):
         console.print(f'{index + 1} of {len(cases)}: {case.name}', highlight=False)
         try:
-            results.append(run_case(case, options, quick=args.quick, rounds=args.rounds))
+            results.append(_case(case, options, args))
         except Exception as error:  # the other cases have taken minutes, and are not lost
             if args.debug:
                 raise
@@ -96,6 +99,17 @@ def _measure(kind: str, args: argparse.Namespace, options: Options) -> list[dict
             console.print(f'{case.name} failed: {why}', highlight=False)
             results.append(without_numbers(case, f'not measured: {why}'))
     return results
+
+
+def _case(case: Case, options: Options, args: argparse.Namespace) -> dict[str, Any]:
+    """A case in a process of its own; in this one with --debug, for its traceback."""
+    if args.debug:
+        return run_case(case, options, quick=args.quick, rounds=args.rounds)
+    arguments = dict(
+        kind='case', case=case.name, quick=args.quick, rounds=args.rounds, options=asdict(options),
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+    return in_child(arguments)
 
 
 def _status(kind: str, results: list[dict[str, Any]]) -> int:

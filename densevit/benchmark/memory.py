@@ -1,34 +1,26 @@
-"""Peak memory of one step: on CUDA the allocator's, on the CPU that of a child process which does nothing else."""
+"""Peak memory of one step: on CUDA the allocator's, on the CPU the resident set of the process."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import json
-import os
 import resource
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import UserError
-
-__all__ = ['in_child', 'peak_bytes', 'report']
-
-_ROOT = Path(__file__).resolve().parents[2]
-_MARK = 'peak of the child: '
+__all__ = ['peak_bytes']
 
 
 def peak_bytes(step: Callable[[], Any], device: torch.device) -> int:
     """How much more memory than before ``step`` takes, at its peak.
 
     On the CPU that is the resident set of this process, so it says something only once in a process that has not been
-    larger before; see :func:`in_child`.
+    larger before; see :func:`densevit.benchmark.child.in_child`.
     """
     gc.collect()
     if device.type == 'cuda':
@@ -67,26 +59,3 @@ def _peak() -> int:
         return peak
     unit = 1 if sys.platform == 'darwin' else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def report(peak: int, **more: Any) -> None:
-    """What a child says at its end to :func:`in_child`."""
-    print(f'\n{_MARK}{json.dumps({"peak_bytes": peak, **more})}', flush=True)
-
-
-def in_child(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Run ``python -m densevit.benchmark.child`` with these arguments and return what it reports.
-
-    Raises:
-        UserError: the child failed; the message has its last lines.
-    """
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(_ROOT), os.environ.get('PYTHONPATH', '')])}
-    done = subprocess.run(
-        [sys.executable, '-m', 'densevit.benchmark.child', json.dumps(arguments)],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    for line in reversed(done.stdout.splitlines()):
-        if line.startswith(_MARK):
-            return json.loads(line.removeprefix(_MARK))
-    last = ' | '.join(done.stderr.strip().splitlines()[-3:])
-    raise UserError(f'the child process that measures memory ended with status {done.returncode}: {last}')

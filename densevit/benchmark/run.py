@@ -15,8 +15,9 @@ from torch import nn
 from ..analysis.complexity import complexity
 from ..errors import UserError
 from ..inference.folding import fold
+from .child import in_child
 from .measure import GRADIENT_TOLERANCES, TOLERANCES, Row, Side, Timing, duel, timer
-from .memory import in_child, peak_bytes
+from .memory import peak_bytes
 from .models import Spec, Work, build, fold_peer, make, parse_spec
 from .parts import part_names, part_times
 from .peers import Peer, gradient_names, peers_of
