@@ -67,30 +67,48 @@ def growth(
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Time and memory against the number of pixels, both axes logarithmic, a line per model, as a PNG file."""
+    """Time and memory against the number of pixels, both axes logarithmic, as a PNG file.
+
+    Two lines per model: one image of growing size, and growing batches of one size. A dotted line through the largest
+    image shows growth with the first power.
+    """
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), layout='constrained')
-    for result in results:
-        points = [point for point in result['points'] if point['batch'] == 1]
-        pixels = [point['size'][0] * point['size'][1] / 1e6 for point in points]
-        for axis, key, factor in zip(axes, ('median_s', 'peak_bytes'), (1.0, 1e-9), strict=True):
-            values = [factor * point[key] for point in points if key in point]
-            if not values:
-                continue
-            name = 'time by size' if key == 'median_s' else 'memory by size'
-            power = result['exponents'].get(name)
-            label = result['model'] + (f' (power {power:.2f})' if power is not None else '')
-            axis.loglog(pixels, values, marker='o', label=label)
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.6), layout='constrained')
+    for index, result in enumerate(results):
+        largest = max(point['batch'] for point in result['points'])
+        side = next(point['size'][0] for point in result['points'] if point['batch'] == largest)
+        color = f'C{index}'
+        for axis, what, factor in zip(axes, ('time', 'memory'), (1.0, 1e-9), strict=True):
+            key = 'median_s' if what == 'time' else 'peak_bytes'
+            known = [point for point in result['points'] if key in point]
+            by_size = [point for point in known if point['batch'] == 1]
+            by_batch = [point for point in known if point['size'][0] == side]
+            for points, name, style in ((by_size, 'by size', 'o-'), (by_batch, 'by batch', 's--')):
+                power = result['exponents'].get(f'{what} {name}')
+                if power is None:
+                    continue
+                label = f'{result["model"]}, {name if points is by_size else f"batches of {side} x {side}"}'
+                values = [factor * point[key] for point in points]
+                axis.loglog(_megapixels(points), values, style, color=color, label=f'{label}: power {power:.2f}')
+            if by_size:
+                x, last = _megapixels(by_size), factor * by_size[-1][key]
+                axis.loglog(x, [last * pixels / x[-1] for pixels in x], ':', color='gray')
     for axis, text in zip(axes, ('seconds', 'peak memory, GB'), strict=True):
-        axis.set_xlabel('million pixels')
+        axis.set_xlabel('million pixels, of all images of the batch')
         axis.set_ylabel(text)
         axis.grid(True, which='both', alpha=0.3)
+        axis.xaxis.set_major_formatter('{x:g}')
+        axis.yaxis.set_major_formatter('{x:g}')
         if axis.has_data():
-            axis.legend(fontsize='small').set_in_layout(False)
+            axis.legend(fontsize='small')
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _megapixels(points: Sequence[dict[str, Any]]) -> list[float]:
+    return [point['batch'] * point['size'][0] * point['size'][1] / 1e6 for point in points]
