@@ -1,4 +1,9 @@
-"""3 x 3 convolution as three products of matrices, for CPUs."""
+"""Convolutions as products of matrices, for CPUs.
+
+oneDNN's float32 convolution of maps that are channels last in memory has rounding errors three to eight times those of
+its convolution of (B, C, H, W) in memory, the more so the more numbers are summed (measured, 64 to 512 channels,
+kernels of 2 to 8). Products of matrices have 1.1 to 1.6 times those.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,14 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .convert import to_nchw, to_nhwc
+from .linear import is_plain
 from .pieces import is_transformed
 
-__all__ = ['conv3x3', 'in_pieces']
+__all__ = ['conv3x3', 'in_pieces', 'strided_conv']
 
 # Pixels that are worked on at a time: enough rows for full speed of the products.
 _PIXELS = 2048
@@ -34,10 +40,8 @@ def in_pieces(x: Tensor) -> bool:
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.conv2d(x, weight, bias, padding=1)`` of maps that are channels last in memory.
 
-    On CPUs oneDNN's float32 convolution of such maps has rounding errors six to eight times those of its convolution of
-    (B, C, H, W) in memory (measured, 256 and 512 channels). Products of matrices have 1.1 to 1.6 times those, in about
-    the same time, and in less time for the gradients: rows of the map and their neighbours to the left and right,
-    (H * W, 3 * C), times a matrix (3 * C, O) for each of the three rows of the kernel.
+    On CPUs: rows of the map and their neighbours to the left and right, (H * W, 3 * C), times a matrix (3 * C, O) for
+    each of the three rows of the kernel. That takes about as long as oneDNN's convolution, and less for the gradients.
 
     Args:
         x: (B, C, H, W).
@@ -125,3 +129,67 @@ class _Conv3x3(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = grad_BHWO.sum((0, 1, 2))
         return grad_x, grad_weight, grad_bias
+
+
+def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """``conv`` of a map whose pixels stand in few patches each: (B, C, H, W) -> (B, H', W', O).
+
+    On CPUs, for maps that are channels last in memory: patches (H' * W', k * k * C) times a matrix (k * k * C, O). An
+    image has too few channels to gain by that.
+    """
+    weight, bias = conv.weight, conv.bias
+    if not _takes_patches(conv, x):
+        return to_nhwc(conv(x))
+    if torch.is_grad_enabled():
+        return _StridedConv.apply(x, weight, bias, conv.stride, conv.padding)
+    return _of_patches(x, weight, bias, conv.stride, conv.padding)
+
+
+def _takes_patches(conv: nn.Conv2d, x: Tensor) -> bool:
+    return (
+        in_pieces(x)
+        and is_plain(conv)
+        and conv.weight.dtype == x.dtype
+        and conv.groups == 1
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == 'zeros'
+        and not isinstance(conv.padding, str)
+        and conv.in_channels > 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > 0
+    )
+
+
+def _of_patches(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """(B, H', W', O): bands of rows, whose patches stay in the cache until they are multiplied."""
+    (rows, columns), kernel = padding, weight.shape[2:]
+    x = to_nhwc(x)
+    if rows or columns:
+        x = F.pad(x, (0, 0, columns, columns, rows, rows))
+    windows = x.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])  # (B, H', W', C, k, k)
+    windows = windows.permute(0, 1, 2, 4, 5, 3).flatten(0, 1)  # (B * H', W', k, k, C)
+    matrix = to_nhwc(weight).flatten(1)  # (O, k * k * C)
+    band = max(1, _PIXELS // windows.shape[1])
+    products = [F.linear(some.flatten(2).flatten(0, 1), matrix, bias) for some in windows.split(band)]
+    return torch.cat(products).view(len(x), -1, windows.shape[1], len(weight))
+
+
+class _StridedConv(torch.autograd.Function):
+    """Stores the map, not the patches."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.sizes, ctx.stride, ctx.padding = None if bias is None else [len(bias)], stride, padding
+        return _of_patches(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grads = torch.ops.aten.convolution_backward(
+            to_nchw(grad), x, weight, ctx.sizes, ctx.stride, ctx.padding, [1, 1], False, [0, 0], 1,
+            ctx.needs_input_grad[:3],
+        )  # fmt: skip
+        return *grads, None, None

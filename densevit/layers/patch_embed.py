@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .convert import to_nhwc
+from .conv import strided_conv
 
 __all__ = ['PatchEmbed', 'check_channels']
 
@@ -42,4 +42,4 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, H', W', C), H' = floor((H + 2 * padding - kernel_size) / stride) + 1, W' likewise."""
         check_channels(x, self.proj.in_channels)
-        return self.norm(to_nhwc(self.proj(x)))
+        return self.norm(strided_conv(self.proj, x))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from densevit.layers import conv, conv3x3
+from densevit.layers import conv, conv3x3, to_nhwc
+from densevit.layers.conv import strided_conv
 
 
 @pytest.mark.parametrize('pixels', [1, 40, 2048])
@@ -55,3 +57,55 @@ def test_rounds_much_like_torch(backward):
         )
         ratios.append(torch.stack(ours) / torch.stack(theirs))
     assert (torch.stack(ratios).median(dim=0).values <= 2).all()
+
+
+KERNELS = (dict(kernel_size=3, stride=2, padding=1), dict(kernel_size=7, stride=4, padding=(2, 3)),
+           dict(kernel_size=4, stride=4, bias=False), dict(kernel_size=(2, 3), stride=(3, 1)))  # fmt: skip
+
+
+@pytest.mark.parametrize('pixels', [1, 7, 2048])
+@pytest.mark.parametrize('kernel', KERNELS, ids=str)
+def test_patches_equal_the_convolution_forward_and_backward(kernel, pixels, monkeypatch):
+    monkeypatch.setattr(conv, '_PIXELS', pixels)
+    layer = nn.Conv2d(6, 5, **kernel).double()
+    x = torch.randn(2, 6, 13, 18, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    assert conv._takes_patches(layer, x)
+    expected, found = to_nhwc(layer(x)), strided_conv(layer, x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    target, inputs = torch.randn_like(expected), [x, *layer.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, target), torch.autograd.grad(expected, inputs, target), rtol=0, atol=1e-11
+    )
+    with torch.no_grad():
+        assert torch.equal(strided_conv(layer, x), found)
+
+
+def test_other_convolutions_are_called():
+    image = torch.randn(1, 8, 9, 12)
+    channels_last = image.to(memory_format=torch.channels_last)
+    layers = [
+        nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 3, dilation=2), nn.Conv2d(8, 4, 3, padding='same'),
+        nn.Conv2d(8, 4, 3, padding=1, padding_mode='reflect'),
+    ]  # fmt: skip
+    for layer in layers:
+        assert not conv._takes_patches(layer, channels_last)
+        torch.testing.assert_close(strided_conv(layer, channels_last), to_nhwc(layer(image)))
+    assert not conv._takes_patches(nn.Conv2d(8, 4, 3), image)
+    calls, watched = [], nn.Conv2d(8, 4, 3, padding=1)
+    watched.register_forward_hook(lambda *_: calls.append(1))
+    strided_conv(watched, channels_last)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('kernel', [dict(kernel_size=3, stride=2, padding=1), dict(kernel_size=8, stride=8)], ids=str)
+def test_patches_round_much_like_torch(kernel):
+    """Measured 1.0 to 1.9 times its convolution of (B, C, H, W); of channels last maps it has three to six times."""
+    ratios = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        layer, x = nn.Conv2d(256, 64, **kernel), torch.randn(1, 256, 32, 40)
+        exact = to_nhwc(F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), layer.stride, layer.padding))
+        with torch.no_grad():
+            found = strided_conv(layer, x.to(memory_format=torch.channels_last))
+            ratios.append((found - exact).abs().max() / (to_nhwc(layer(x)) - exact).abs().max())
+    assert torch.stack(ratios).median() <= 2.5
