@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+
+from .linear import has_hooks, is_plain
+from .mlp import Mlp
+from .pieces import at_a_time
 
 __all__ = ['TransformerBlock', 'check_drop_path_rate', 'stochastic_depth_rates']
 
@@ -37,7 +42,31 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., C) -> (B, ..., C); ``context`` goes to the attention."""
         x = x + self.drop_path(self.attn(self.norm1(x), *context))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return self.add_mlp(x, self.norm2, self.mlp)
+
+    def add_mlp(self, x: Tensor, first: nn.Module, then: nn.Module) -> Tensor:
+        """x + then(first(x)), where one of the two is the norm and the other the MLP: (B, ..., C) -> (B, ..., C).
+
+        Each token for itself, so in inference some tokens at a time, which stay in the cache. ``x`` is a temporary,
+        whose memory is used then.
+        """
+        tokens = x.view(-1, x.shape[-1]) if self._is_per_token(x) else None
+        count = 0 if tokens is None else at_a_time(x, len(tokens), self.mlp.fc1.out_features)
+        if tokens is None or count >= len(tokens):
+            return x + self.drop_path(then(first(x)))
+        for some in tokens.split(count):
+            some += then(first(some))
+        return x
+
+    def _is_per_token(self, x: Tensor) -> bool:
+        """Whether the second branch may be computed token by token: nothing else mixes or drops them, or listens."""
+        if torch.is_grad_enabled() or self.training or type(self.mlp) is not Mlp or not x.is_contiguous():
+            return False
+        if x.device.type != 'cpu' or torch.is_autocast_enabled('cpu'):
+            return False
+        hooked = any(has_hooks(part) for part in (self.mlp, self.mlp.act, self.drop_path))
+        plain = is_plain(self.norm2, self.mlp.fc1, self.mlp.fc2)
+        return plain and not hooked
 
 
 def check_drop_path_rate(drop_path_rate: float) -> float:

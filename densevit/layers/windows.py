@@ -6,17 +6,20 @@ the padding is that of its dense version (`SwinTransformer/Swin-Transformer-Sema
 
 There, a map is padded, rolled and cut, and joined, rolled back and cropped: a copy each. Here the windows are one
 gather of the map, and the map one gather of the windows. Everything is computed from its arguments when it is needed:
-there is no table to store, to move to a device or to go stale when the next image has another size.
+there is no table in the model to store, to move to a device or to go stale when the next image has another size. What
+was computed last on a CPU is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .attention import attention, merge_heads
 from .pieces import is_transformed
@@ -95,23 +98,38 @@ def window_layout(size: tuple[int, int, int], side: int, shift: int, like: Tenso
         shift: tokens by which the windows are shifted, less than ``side``.
         like: gives the device, and the dtype of the masks.
     """
+    keep = like.device.type == 'cpu' and not (is_transformed() or is_in_torch_dispatch_mode())
+    return (_kept_layout if keep else _layout)(size, side, shift, like.device, like.dtype)
+
+
+@lru_cache(maxsize=16)  # two for each of four stages, in two sizes of images
+def _kept_layout(
+    size: tuple[int, int, int], side: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> WindowLayout:
+    with torch.inference_mode(False):  # autograd may store it later
+        return _layout(size, side, shift, device, dtype)
+
+
+def _layout(
+    size: tuple[int, int, int], side: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> WindowLayout:
     B, H, W = size
     rows, columns = _ceil_div(H, side), _ceil_div(W, side)
-    padded = torch.arange(B * rows * side * columns * side, device=like.device)
+    padded = torch.arange(B * rows * side * columns * side, device=device)
     padded = padded.view(B, rows * side, columns * side)  # the tokens, numbered
     grid = padded.roll((-shift, -shift), dims=(1, 2)) if shift else padded
     grid = grid.view(B, rows, side, columns, side).transpose(2, 3)  # (B, rows, columns, side, side)
     if shift:
         split_rows, split_columns = (rows - 1, 1), (columns - 1, 1)
         groups = [group for half in grid.split(split_rows, dim=1) for group in half.split(split_columns, dim=2)]
-        masks = (None, *_masks(side, shift, like))
+        masks = (None, *_masks(side, shift, device, dtype))
     else:
         groups, masks = [grid], (None,)
     counts = tuple(B * group.shape[1] * group.shape[2] for group in groups)
     order = torch.cat([group.flatten() for group in groups])  # of the padded tokens
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)).view_as(padded)
-    y, x = (torch.arange(length * side, device=like.device) for length in (rows, columns))
-    token = torch.arange(B, device=like.device)[:, None, None] * (H * W)
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device)).view_as(padded)
+    y, x = (torch.arange(length * side, device=device) for length in (rows, columns))
+    token = torch.arange(B, device=device)[:, None, None] * (H * W)
     token = token + y.clamp(max=H - 1)[:, None] * W + x.clamp(max=W - 1)  # (B, H', W'), the nearest in the map
     return WindowLayout(
         side,
@@ -124,13 +142,13 @@ def window_layout(size: tuple[int, int, int], side: int, shift: int, like: Tenso
     )
 
 
-def _masks(side: int, shift: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _masks(side: int, shift: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Of shifted windows in the last column, the last row, and the corner: three of (L, L)."""
-    wrapped = torch.arange(side, device=like.device) >= side - shift  # what comes from the other end
+    wrapped = torch.arange(side, device=device) >= side - shift  # what comes from the other end
     row, column = wrapped.repeat_interleave(side), wrapped.repeat(side)  # (L), of every token
     apart_rows, apart_columns = row[:, None] != row, column[:, None] != column
     return tuple(
-        torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, -100.0)
+        torch.zeros_like(apart, dtype=dtype).masked_fill(apart, -100.0)
         for apart in (apart_columns, apart_rows, apart_rows | apart_columns)
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from densevit.layers import Mlp, to_nchw, to_nhwc
+from densevit.layers import Mlp, convert, to_nchw, to_nhwc
 from densevit.layers.convert import contiguous_nchw
 
 
@@ -40,3 +40,14 @@ def test_a_contiguous_copy_and_its_gradient():
         assert arrived[0].is_contiguous()
         with torch.no_grad():
             assert contiguous_nchw(y).is_contiguous() and torch.equal(contiguous_nchw(y), found)
+
+
+@torch.no_grad()
+def test_large_maps_are_copied_as_matrices(monkeypatch):
+    monkeypatch.setattr(convert, '_LARGE', 6 * 7 * 5)
+    x = torch.randn(3, 6, 7, 5)
+    for y in (x, x.half(), x.transpose(1, 2), x.expand(3, -1, -1, -1)[:, :5], torch.empty(0, 6, 7, 5)):
+        found = contiguous_nchw(y)
+        assert torch.equal(found, to_nchw(y)) and found.is_contiguous()
+    nchw = torch.randn(2, 5, 6, 7)
+    assert contiguous_nchw(to_nhwc(nchw)).data_ptr() == nchw.data_ptr()  # nothing to copy

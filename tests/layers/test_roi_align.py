@@ -112,7 +112,7 @@ def test_16_bits_are_computed_in_32(dtype):
 
 
 def test_levels():
-    """Each region reads its own map; a map that nobody reads has a gradient of zeros."""
+    """Each region reads its own map; a map that nobody reads has no gradient."""
     pyramid = [maps().requires_grad_(), maps()[:, :, ::2, ::2].clone().requires_grad_(), maps().requires_grad_()]
     scales = [0.25, 0.125, 1.0]
     rois = regions().double()
@@ -124,7 +124,7 @@ def test_levels():
         torch.testing.assert_close(found[chosen], expected, rtol=0, atol=1e-12)
     found.sum().backward()
     assert pyramid[1].grad.abs().sum() > 0
-    assert torch.equal(pyramid[2].grad, torch.zeros_like(pyramid[2]))
+    assert pyramid[2].grad is None
 
 
 def test_no_region():
@@ -132,7 +132,7 @@ def test_no_region():
     out = roi_align(leaf, torch.zeros(0, 5), (7, 5))
     out.sum().backward()
     assert out.shape == (0, 5, 7, 5)
-    assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+    assert leaf.grad is None
 
 
 def test_a_region_without_samples_is_zero():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densevit.layers import Mlp, TransformerBlock, stochastic_depth_rates
+from densevit.layers import Mlp, TransformerBlock, stochastic_depth_rates, transformer_block
 from tests.backbones.contract import fill
 
 
@@ -78,3 +78,32 @@ def test_rates_rise_from_zero_to_the_last():
     assert stochastic_depth_rates(0.3, 0) == []
     for rate, depth in ((0.1, 10), (0.5, 24)):  # the official models take them from here
         assert stochastic_depth_rates(rate, depth) == pytest.approx(torch.linspace(0, rate, depth).tolist(), abs=1e-7)
+
+
+@torch.no_grad()
+def test_tokens_in_pieces_are_the_same(monkeypatch):
+    block, x = build(drop_path_rate=0.5).eval(), torch.randn(2, 5, 3, 6, dtype=torch.float64)
+    before, expected, calls = x.clone(), block(x), []
+    monkeypatch.setattr(transformer_block, 'at_a_time', lambda x, count, numbers: calls.append((count, numbers)) or 7)
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(x, before)
+    assert calls == [(30, 10)]
+
+
+def test_tokens_stay_together_where_it_matters(monkeypatch):
+    monkeypatch.setattr(transformer_block, 'at_a_time', lambda x, count, numbers: 7)
+    block, x, seen = build(drop_path_rate=0.5), torch.randn(2, 5, 3, 6, dtype=torch.float64), []
+    block.mlp.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    with torch.no_grad():
+        block.eval()(x)  # somebody listens
+        assert seen == [x.shape]
+        block.mlp._forward_hooks.clear()
+        block.mlp.fc1.register_forward_hook(lambda module, args, output: seen.append(output.shape[:-1]))
+        block.eval()(x)
+        block.train()(x)  # images are dropped as a whole
+        assert seen[1:] == 2 * [x.shape[:-1]]
+        block.mlp.fc1._forward_hooks.clear()
+        images = torch.randn(1, 5, 3, 6, dtype=torch.float64).repeat(50, 1, 1, 1)
+        assert len(block.train()(images).flatten(1).unique(dim=0)) == 4
+    block.eval()(x.requires_grad_()).sum().backward()
+    assert x.grad is not None

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from densevit.layers import pad_to_multiple, relative_position_bias, window_attention, window_layout
 
@@ -207,3 +208,16 @@ def test_torch_func_differentiates():
         return (layout.join(layout.cut(x, x.new_zeros(6)), (1, 3, 4)) ** 2).sum()
 
     torch.testing.assert_close(torch.func.grad(total)(x), 2 * x)
+
+
+def test_layouts_are_kept_and_fit_every_mode():
+    size, like = (2, 9, 11), torch.empty(1)
+    with FakeTensorMode():
+        assert isinstance(window_layout(size, 4, 2, torch.empty(1)).source, FakeTensor)
+    with torch.inference_mode():
+        layout = window_layout(size, 4, 2, like)
+    assert window_layout(size, 4, 2, like) is layout
+    assert window_layout(size, 4, 2, like.double()).masks[1].dtype == torch.float64
+    x = torch.randn(*size, 3, requires_grad=True)
+    layout.join(layout.cut(x, torch.zeros(3)), size).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
