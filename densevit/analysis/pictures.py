@@ -1,35 +1,38 @@
-"""Pictures of labels and predictions, and sheets of them; drawn by torchvision and Pillow."""
+"""Pictures of labels and predictions, and sheets of them; drawn by OpenCV and Pillow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-__all__ = ['Color', 'contact_sheet', 'draw_instances', 'draw_labels', 'sheet']
+__all__ = ['Color', 'class_colors', 'contact_sheet', 'draw_instances', 'draw_labels', 'sheet']
 
 Color = tuple[int, int, int]
 _MARGIN, _HEADER = 6, 22  # pixels
+_LONGEST = 2  # widths of its box that an object's caption may take
 
 
-def _tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-
-
-def _array(image: torch.Tensor) -> np.ndarray:
-    return image.permute(1, 2, 0).numpy()
+def class_colors(given: Any, count: int) -> list[Color]:
+    """A colour per class: the dataset's, and where it has none, or too few, random ones, always the same."""
+    colors = [tuple(int(value) for value in color) for color in given] if isinstance(given, (list, tuple)) else []
+    rest = np.random.default_rng(0).integers(40, 256, (count, 3)).tolist()
+    return [colors[index] if index < len(colors) else tuple(rest[index]) for index in range(count)]
 
 
 def draw_labels(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], alpha: float = 0.65) -> np.ndarray:
     """Tint an RGB image (H, W, 3) uint8 with the class colours of a label map (H, W); other labels stay untinted."""
-    present = [index for index in np.unique(labels) if index < len(palette)]
-    masks = torch.stack([torch.from_numpy(labels == index) for index in present])
-    colors = [tuple(palette[index]) for index in present]
-    return _array(draw_segmentation_masks(_tensor(image), masks, alpha=alpha, colors=colors))
+    colors = np.array(palette, np.uint8).reshape(-1, 3)
+    known = labels < len(colors)
+    if known.all():
+        return cv2.addWeighted(colors[labels], alpha, image, 1 - alpha, 0)
+    tinted = image.copy()
+    tinted[known] = colors[labels[known]]
+    return cv2.addWeighted(tinted, alpha, image, 1 - alpha, 0)
 
 
 def draw_instances(
@@ -38,37 +41,55 @@ def draw_instances(
     palette: Sequence[Color],
     names: Sequence[str],
     *,
-    masks: np.ndarray | Sequence[np.ndarray] | None = None,
+    masks: np.ndarray | Iterable[np.ndarray] | None = None,
     boxes: np.ndarray | None = None,
+    scores: Sequence[float] | None = None,
     alpha: float = 0.55,
 ) -> np.ndarray:
-    """Draw instances on an RGB image (H, W, 3) uint8: masks, boxes, class names.
+    """Draw instances on an RGB image (H, W, 3) uint8: masks, boxes, class names; lines and letters grow with the image.
 
     Args:
         image: what to draw on; it is not changed.
         labels: class of each of the N instances.
         palette: colour of each class.
         names: name of each class.
-        masks: (N, H, W) bool; an empty one is left out.
+        masks: (N, H, W) bool, looked at one after the other; an empty one is left out.
         boxes: (N, 4) as x1, y1, x2, y2 in pixels; by default those around the masks.
+        scores: (N,), 0 to 1, written behind the names.
         alpha: opacity of the masks, 0 to 1.
     """
-    drawn = _tensor(image)
-    kept = range(len(labels)) if masks is None else [index for index, mask in enumerate(masks) if mask.any()]
-    if not kept:
-        return image.copy()
-    colors = [tuple(palette[labels[index]]) for index in kept]
+    drawn, framed = image, {index: tuple(box) for index, box in enumerate([] if boxes is None else boxes.tolist())}
     if masks is not None:
-        stacked = np.stack([masks[index] for index in kept])
-        boxes = np.array([_box(mask) for mask in stacked])
-        drawn = draw_segmentation_masks(drawn, torch.from_numpy(stacked), alpha=alpha, colors=colors)
-    drawn = draw_bounding_boxes(drawn, torch.from_numpy(boxes), [names[labels[index]] for index in kept], colors=colors)
-    return _array(drawn)
+        layer, given, framed = image.copy(), framed, {}
+        for index, mask in enumerate(masks):
+            if mask.any():
+                layer[mask] = palette[labels[index]]
+                framed[index] = given.get(index) or _box(mask)
+        drawn = cv2.addWeighted(layer, alpha, image, 1 - alpha, 0)
+    if not framed:
+        return image.copy()
+    page = Image.fromarray(drawn)
+    pen = ImageDraw.Draw(page)
+    short = min(image.shape[:2])
+    width, font = max(1, round(short / 300)), ImageFont.load_default(max(10, round(short / 40)))
+    for index, (left, top, right, bottom) in framed.items():
+        color = tuple(palette[labels[index]])
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=width)
+    for index, (left, top, right, _) in framed.items():  # above all boxes
+        color = tuple(palette[labels[index]])
+        text = names[labels[index]] + ('' if scores is None else f' {scores[index]:.2f}')
+        _, _, wide, high = pen.textbbox((0, 0), text, font=font)
+        if wide > _LONGEST * (right - left):  # many small things would disappear under their names
+            continue
+        x, y = max(0, min(left, image.shape[1] - wide - 2)), max(0, top - high - 2)
+        pen.rectangle((x, y, x + wide + 2, y + high + 2), fill=color)
+        dark = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 128
+        pen.text((x + 1, y), text, fill='white' if dark else 'black', font=font)
+    return np.array(page)
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    # torchvision refuses a box without extent, which a mask one pixel wide would have
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 

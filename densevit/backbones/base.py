@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..checkpoints.pretrained import always_whole
 from ..errors import did_you_mean
 from ..layers.attention import check_attn_backend
+from ..layers.attention_record import AttentionRecord, Recordable, record_attention
 
 __all__ = ['Backbone']
 
@@ -169,6 +171,31 @@ class Backbone(BaseModule):
         super().train(mode)
         self.freeze()
         return self
+
+    def attention_layers(self) -> Iterator[tuple[str, Recordable, int]]:
+        """Every attention layer in the order of the forward pass: name, module, and stride of its map in pixels.
+
+        Names are ``stages.2.blocks.0`` in every family.
+        """
+        yield from ()
+
+    def record_attention(self, layers: str | Sequence[str] = '*') -> AbstractContextManager[AttentionRecord]:
+        """Record what the attention layers attend to while images pass; no output changes by that.
+
+        Args:
+            layers: names or patterns of what to record, such as ``'stages.3.*'``.
+
+        Raises:
+            ValueError: there is no such layer, or it is being recorded already.
+
+        Example:
+            >>> model = densevit.SwinTransformer('T')
+            >>> with model.record_attention('stages.3.*') as record:
+            ...     maps = model(torch.zeros(1, 3, 64, 100))
+            >>> record['stages.3.blocks.1'].received().map.shape
+            torch.Size([1, 24, 2, 4])
+        """
+        return record_attention(self.attention_layers(), layers, owner=type(self).__name__)
 
     def run(self, block: nn.Module, x: Tensor, *context: Any) -> Tensor:
         """``block(x, *context)``, recomputed in the backward pass where ``with_cp`` asks for it."""

@@ -55,6 +55,8 @@ from ..layers import (
     to_nhwc,
 )
 from ..layers.activation import QuickGELU
+from ..layers.attention_layer import GlobalAttention
+from ..layers.attention_record import Recordable
 from ..layers.convert import contiguous_nchw
 from ..layers.linear import is_plain
 from ..registry import MODELS
@@ -93,7 +95,7 @@ class ConvProjection(Foldable):
         return fold_batch_norm(self.conv.weight, None, self.bn)
 
 
-class ConvAttention(nn.Module):
+class ConvAttention(Recordable):
     """Attention of all tokens over the tokens at half the resolution: (B, n + L, C) -> (B, n + L, C), L = H * W.
 
     Args:
@@ -133,8 +135,18 @@ class ConvAttention(nn.Module):
         q_BhLd = self._heads(extra, self.conv_proj_q(patches), self.proj_q)  # of n + L tokens
         k_BhSd = self._heads(extra, self.conv_proj_k(patches), self.proj_k)  # of n + ceil(H / 2) * ceil(W / 2)
         v_BhSd = self._heads(extra, self.conv_proj_v(patches), self.proj_v)
+        if self.recorder is not None:
+            self.recorder(self._recorded(q_BhLd, k_BhSd, size))
         mixed = attention(q_BhLd, k_BhSd, v_BhSd, scale=self.scale, backend=self.attn_backend)
         return self.proj(merge_heads(mixed))
+
+    def _recorded(self, q: Tensor, k: Tensor, size: tuple[int, int]) -> GlobalAttention:
+        stride = self.conv_proj_k.conv.stride[0]
+        reduced = (-(-size[0] // stride), -(-size[1] // stride))
+        kind = f'convolutional attention to a map reduced by {stride}'
+        return GlobalAttention(
+            q, k, query_size=size, key_size=reduced, key_step=(stride, stride), scale=self.scale, kind=kind
+        )
 
     def _heads(self, extra: Tensor, patches: Tensor, linear: nn.Linear) -> Tensor:
         """Tokens (B, n, C) and a map (B, H', W', C) -> (B, h, n + H' * W', d)."""
@@ -340,6 +352,13 @@ class CvT(Backbone):
     def is_unbuilt(self, name: str) -> bool:
         stage = re.match(r'stage(\d+)\.', name)
         return bool(stage) and int(stage[1]) >= self.num_built
+
+    def attention_layers(self) -> Iterator[tuple[str, Recordable, int]]:
+        stride = 1
+        for index, stage in enumerate(self._built()):
+            stride *= stage.patch_embed.proj.stride[0]
+            for number, block in enumerate(stage.blocks):
+                yield f'stages.{index}.blocks.{number}', block.attn, stride
 
     def train(self, mode: bool = True) -> CvT:
         """Set the mode; frozen stages stay in eval mode, and with ``norm_eval`` every BatchNorm."""

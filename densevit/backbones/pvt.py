@@ -50,6 +50,9 @@ from ..layers import (
     to_nchw,
     to_nhwc,
 )
+from ..layers.attention_layer import GlobalAttention
+from ..layers.attention_record import Recordable
+from ..layers.conv import strided_conv
 from ..layers.convert import contiguous_nchw
 from ..layers.depthwise import depthwise_mlp
 from ..layers.patch_embed import check_channels
@@ -59,7 +62,7 @@ from .base import Backbone
 __all__ = ['ConvMlp', 'PyramidVisionTransformer', 'PyramidVisionTransformerV2', 'SpatialReductionAttention']
 
 
-class SpatialReductionAttention(nn.Module):
+class SpatialReductionAttention(Recordable):
     """Attention of all tokens to a smaller map: (B, H, W, C) -> (B, H, W, C).
 
     Keys and values are made of (paper of v1, section 3.3; paper of v2, "Linear Spatial Reduction Attention"):
@@ -107,15 +110,28 @@ class SpatialReductionAttention(nn.Module):
             x = F.adaptive_avg_pool2d(x, self.pool_size)  # (B, C, 7, 7)
         elif H < self.sr_ratio or W < self.sr_ratio:
             x = F.pad(x, (0, max(self.sr_ratio - W, 0), 0, max(self.sr_ratio - H, 0)))
-        x = self.norm(to_nhwc(self.sr(x)))  # (B, H / r, W / r, C)
+        x = self.norm(strided_conv(self.sr, x))  # (B, H / r, W / r, C)
         return F.gelu(x) if self.linear else x
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """``size`` is (H, W) of the map where ``x`` is one row of its tokens behind others; only a recording asks."""
         q_BLC = self.q(x).flatten(1, 2)
-        k_BSC, v_BSC = self.kv(self.reduce(x)).flatten(1, 2).chunk(2, dim=-1)
+        reduced = self.reduce(x)  # (B, H', W', C)
+        k_BSC, v_BSC = self.kv(reduced).flatten(1, 2).chunk(2, dim=-1)
         q_BhLd, k_BhSd, v_BhSd = (split_heads(each, self.num_heads) for each in (q_BLC, k_BSC, v_BSC))
+        if self.recorder is not None:
+            self.recorder(self._recorded(q_BhLd, k_BhSd, size or x.shape[1:3], reduced.shape[1:3]))
         mixed_BhLd = attention(q_BhLd, k_BhSd, v_BhSd, backend=self.attn_backend)
         return self.proj(merge_heads(mixed_BhLd)).view(x.shape)  # (B, L, C) -> (B, H, W, C)
+
+    def _recorded(self, q: Tensor, k: Tensor, size: tuple[int, int], reduced: tuple[int, int]) -> GlobalAttention:
+        if not self.linear and self.sr_ratio == 1:
+            return GlobalAttention(q, k, query_size=size, key_size=size, is_square=True, kind='full attention')
+        if self.linear:
+            step, kind = (size[0] / reduced[0], size[1] / reduced[1]), 'attention to a pooled map'
+        else:
+            step, kind = (self.sr_ratio, self.sr_ratio), f'attention to a map reduced by {self.sr_ratio}'
+        return GlobalAttention(q, k, query_size=size, key_size=reduced, key_step=step, kind=kind)
 
 
 class ConvMlp(Mlp):
@@ -252,6 +268,11 @@ class _Pyramid(Backbone):
     def blocks(self, index: int) -> nn.ModuleList:
         """The blocks of a stage: (B, H, W, C) -> (B, H, W, C) each."""
         return getattr(self, f'block{index + 1}')
+
+    def attention_layers(self) -> Iterator[tuple[str, Recordable, int]]:
+        for index, stride in enumerate(self.strides):
+            for number, block in enumerate(self.blocks(index)):
+                yield f'stages.{index}.blocks.{number}', block.attn, stride
 
     def embed(self, x: Tensor, index: int) -> Tensor:
         """The tokens of a stage, (B, H, W, C), from the image or from the map before, both (B, H', W', C')."""

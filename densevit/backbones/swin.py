@@ -45,9 +45,12 @@ from ..layers import (
     window_attention,
     window_layout,
 )
+from ..layers.attention_layer import WindowedAttention
+from ..layers.attention_record import Recordable
 from ..layers.convert import contiguous_nchw
 from ..layers.linear import is_plain
 from ..layers.pieces import at_a_time
+from ..layers.recompute import layer_of
 from ..registry import MODELS
 from .base import Backbone
 
@@ -72,7 +75,7 @@ def fixed_windows(size: tuple[int, int], window_size: int, block_index: int) -> 
     return window_size, window_size // 2 if block_index % 2 else 0
 
 
-class WindowAttention(Foldable):
+class WindowAttention(Foldable, Recordable):
     """Multi-head attention inside windows: (B, H, W, C) -> (B, H, W, C). What both versions of Swin share.
 
     Args:
@@ -100,19 +103,42 @@ class WindowAttention(Foldable):
         """
         bias = self.derived(self.position_bias, layout.side)  # (h, L, L)
         attend = partial(window_attention, bias=bias, scale=self.scale, backend=self.attn_backend)
+        if self.recorder is not None:
+            attend = self._recording(attend, x.shape[:3], layout, bias)
         zero = x.new_zeros(x.shape[-1])  # what a padded token is
         windows = sum(layout.counts)
         count = at_a_time(x, windows, 3 * layout.side**2 * x.shape[-1])
-        if count >= windows or not is_plain(self.qkv, self.proj):
-            # padding joins the other tokens behind the first projection, and is gone before the last one
-            qkv = layout.cut(self.project(x).flatten(-3), padding=self.project(zero).flatten())
-            mixed = attend(qkv.unflatten(-1, (3, self.num_heads, -1)), layout)
-            return self.proj(layout.join(mixed, x.shape[:3]))
+        plain = is_plain(self.qkv, self.proj)
+        if count >= windows or not plain:
+            if plain and not len(layout.padding):  # one third of what is moved behind the projection
+                qkv = self.project(layout.cut(x, padding=zero))
+            else:  # padding joins the other tokens behind the first projection, and is gone before the last one
+                qkv = layout.cut(self.project(x).flatten(-3), padding=self.project(zero).flatten())
+                qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
+            return self.proj(layout.join(attend(qkv, layout), x.shape[:3]))
         # of a large map little is padding
         tokens = layout.cut(x, padding=zero)  # (N, L, C)
         for some, part in layout.parts(count):
             tokens[some] = self.proj(attend(self.project(tokens[some]), part))
         return layout.join(tokens, x.shape[:3])
+
+    def _recording(
+        self,
+        attend: Callable[[Tensor, WindowLayout], Tensor],
+        size: tuple[int, int, int],
+        whole: WindowLayout,
+        bias: Tensor,
+    ) -> Callable[[Tensor, WindowLayout], Tensor]:
+        """``attend``, which is called with some windows after the other, and hands over all of them behind the last."""
+        parts: list[Tensor] = []
+
+        def listening(qkv: Tensor, layout: WindowLayout) -> Tensor:
+            parts.append(qkv[:, :, :2].detach().clone())
+            if sum(map(len, parts)) == sum(whole.counts):
+                self.recorder(WindowedAttention(torch.cat(parts), whole, size, bias=bias, scale=self.scale))
+            return attend(qkv, layout)
+
+        return listening
 
     def project(self, tokens: Tensor) -> Tensor:
         """Queries, keys and values: (..., C) -> (..., 3, h, d)."""
@@ -167,7 +193,14 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * embed_dims, 2 * embed_dims, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduction(self.norm(two_by_two(x)))
+        x = two_by_two(x)
+        if not is_plain(self.norm, self.reduction):
+            return self.reduction(self.norm(x))
+        # stores x alone for the backward pass, not the normed x as well
+        return layer_of(self.reduction, self._normed, x, self.norm.weight, self.norm.bias, y=self.norm(x))
+
+    def _normed(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, self.norm.normalized_shape, weight, bias, self.norm.eps)
 
 
 class SwinStage(nn.Module):
@@ -341,6 +374,11 @@ class SwinTransformer(Backbone):
             if stage.downsample is not None:
                 x = stage.downsample(x)  # (B, H / 2, W / 2, 2C)
         return tuple(outs)
+
+    def attention_layers(self) -> Iterator[tuple[str, Recordable, int]]:
+        for index, stage in enumerate(self.layers):
+            for number, block in enumerate(stage.blocks):
+                yield f'stages.{index}.blocks.{number}', block.attn, PATCH_SIZE * 2**index
 
     def layout(self, x: Tensor, block_index: int) -> WindowLayout:
         """A block's windows, the same for all even blocks of a stage and for all odd ones."""

@@ -61,18 +61,25 @@ class CosineWindowAttention(WindowAttention):
         self.cpb_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, num_heads, bias=False))
 
     def project(self, tokens: Tensor) -> Tensor:
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(tokens, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
+        qkv = F.linear(tokens, self.qkv.weight, self.derived(self.qkv_bias)).unflatten(-1, (3, self.num_heads, -1))
         q_and_k, v = qkv.split((2, 1), dim=-3)
-        logit = self.logit_scale.clamp(max=math.log(100)).exp()
-        factors = torch.stack([logit, torch.ones_like(logit)])[..., None]  # (2, h, 1)
-        # In float32 at least: in half precision 1e-12 is 0. A padded key is 0, and so shall be its gradient.
+        factors = self.derived(self.factors)
+        # in float32 at least: in half precision 1e-12 is 0
         norm = q_and_k.to(torch.promote_types(qkv.dtype, torch.float32)).norm(dim=-1, keepdim=True)
-        factors = factors * torch.where(norm > 0, 1 / norm.clamp_min(1e-12), 0)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # a padded key is 0, and so shall be its gradient
+            factors = factors * torch.where(norm > 0, 1 / norm.clamp_min(1e-12), 0)
             return torch.cat([(q_and_k * factors).to(v.dtype), v], dim=-3)
-        q_and_k *= factors  # in the memory of qkv
+        q_and_k *= factors / norm.clamp_min_(1e-12)  # in the memory of qkv
         return qkv
+
+    def qkv_bias(self) -> Tensor:
+        """(3C): keys have none."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
+    def factors(self) -> Tensor:
+        """What normed queries and keys of each head are multiplied with, (2, h, 1)."""
+        logit = self.logit_scale.clamp(max=math.log(100)).exp()
+        return torch.stack([logit, torch.ones_like(logit)])[..., None]
 
     def position_table(self, side: int) -> Tensor:
         """The network's bias, between 0 and 16, for every distance: (2 side - 1, 2 side - 1, h)."""
@@ -108,7 +115,7 @@ class PostNormBlock(TransformerBlock):
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, ..., C) -> (B, ..., C); ``context`` goes to the attention."""
         x = x + self.drop_path(self.norm1(self.attn(x, *context)))
-        return x + self.drop_path(self.norm2(self.mlp(x)))
+        return self.add_mlp(x, self.mlp, self.norm2)
 
 
 class PostNormMerging(nn.Module):

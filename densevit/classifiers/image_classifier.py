@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from ..backbones.pvt import PyramidVisionTransformer, PyramidVisionTransformerV2
 from ..backbones.swin import SwinTransformer
 from ..backbones.swin_v2 import SwinTransformerV2
 from ..errors import did_you_mean
+from ..layers.attention_record import AttentionRecord, Recordable, record_attention
 from ..layers.learned_aggregation import Aggregate, LearnedAggregation
 from ..registry import MODELS
 from .pools import AveragePool, CarriedClassToken, LateClassToken
@@ -156,6 +158,17 @@ class ImageClassifier(BaseModule):
             )
         aggregate = self.pool(self.backbone(x)[-1], need_weights=True)
         return self._logits(aggregate.vectors), aggregate
+
+    def attention_layers(self) -> Iterator[tuple[str, Recordable, int]]:
+        """Those of the backbone, and ``'pool'`` for a learned aggregation."""
+        if isinstance(self.backbone, Backbone):
+            yield from self.backbone.attention_layers()
+        if isinstance(self.pool, LearnedAggregation):
+            yield 'pool', self.pool.attn, self.backbone.out_strides[-1]
+
+    def record_attention(self, layers: str | Sequence[str] = '*') -> AbstractContextManager[AttentionRecord]:
+        """As :meth:`Backbone.record_attention`, with the attention that makes the logits."""
+        return record_attention(self.attention_layers(), layers, owner=type(self).__name__)
 
 
 def _init_layer(module: nn.Module) -> None:

@@ -56,9 +56,10 @@ class LateClassToken(nn.Module):
         x = to_nhwc(images)
         for index in range(last):
             x = backbone.forward_stage(x, index)
-        patches = backbone.embed(x, last).flatten(1, 2)  # (B, L, C)
+        patches = backbone.embed(x, last)  # (B, H, W, C)
+        size = (patches.shape[1], patches.shape[2])
         # without spatial reduction a block does not ask where a token stands: a map of one row will do
-        x = torch.cat([token, patches], dim=1)[:, None]  # (B, 1, 1 + L, C)
+        x = torch.cat([token, patches.flatten(1, 2)], dim=1)[:, None]  # (B, 1, 1 + L, C)
         for block in backbone.blocks(last):
-            x = backbone.run(block, x)
+            x = backbone.run(block, x, size)
         return self.norm(x[:, 0, :1])

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .attention import attention, attention_scores, check_attn_backend, merge_heads, split_heads
+from .attention_layer import GlobalAttention
+from .attention_record import Recordable
 from .mlp import Mlp
 
 __all__ = ['Aggregate', 'LearnedAggregation', 'QueryAttention']
@@ -31,7 +33,7 @@ class Aggregate(NamedTuple):
     weights: Tensor
 
 
-class QueryAttention(nn.Module):
+class QueryAttention(Recordable):
     """Attention of a few queries over many tokens, with projections of queries, keys, values and the result.
 
     Args:
@@ -51,9 +53,17 @@ class QueryAttention(nn.Module):
         self.v = nn.Linear(embed_dims, embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
-    def forward(self, queries: Tensor, tokens: Tensor, need_scores: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Queries (B, K, C) and tokens (B, S, C) -> (B, K, C), and the scores before the softmax (B, h, K, S)."""
+    def forward(
+        self, queries: Tensor, tokens: Tensor, need_scores: bool = False, *, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Queries (B, K, C) and tokens (B, S, C) -> (B, K, C), and the scores before the softmax (B, h, K, S).
+
+        ``size`` is (H, W) of the map that the last tokens are, for a recording; else they are recorded as one row.
+        """
         q, k, v = (split_heads(x, self.num_heads) for x in (self.q(queries), self.k(tokens), self.v(tokens)))
+        if self.recorder is not None:
+            size = size or (1, tokens.shape[1])
+            self.recorder(GlobalAttention(q, k, query_size=None, key_size=size, kind='learned aggregation'))
         if need_scores:
             scores = attention_scores(q, k)
             mixed = scores.softmax(dim=-1) @ v
@@ -137,7 +147,7 @@ class LearnedAggregation(nn.Module):
         else:
             tokens = self.norm1(patches)  # (B, L, C)
             asked = self.norm1(queries)
-        mixed, scores = self.attn(asked, tokens, need_scores=need_weights)
+        mixed, scores = self.attn(asked, tokens, need_weights, size=(x.shape[2], x.shape[3]))
         queries = queries + self.gamma_1 * mixed
         queries = queries + self.gamma_2 * self.mlp(self.norm2(queries))
         vectors = self.norm(queries)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.analysis.pictures import contact_sheet, draw_instances, draw_labels, sheet
+from densevit.analysis.pictures import class_colors, contact_sheet, draw_instances, draw_labels, sheet
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
 
@@ -34,8 +34,31 @@ def test_instances(image, kind):
     assert drawn.shape == image.shape
     assert drawn[4, 10, 0] > 100  # the upper edge of the box, red
     assert (image == 100).all()
-    blue = (drawn[..., 2] > 200).any()
+    blue = (drawn == PALETTE[1]).all(axis=2).any()
     assert blue == (kind == 'boxes')
+
+
+def test_scores_stand_behind_the_names(image):
+    wide = np.repeat(image, 10, axis=1)
+    boxes = np.array([[6, 15, 59, 18]])
+    plain, scored = (
+        draw_instances(wide, [0], PALETTE, ['a'], boxes=boxes, scores=scores) for scores in (None, np.array([0.5]))
+    )
+    changed = (plain != scored).any(axis=(0, 2))
+    assert changed.any() and changed.nonzero()[0].min() > 10  # only to the right of the name
+
+
+def test_masks_may_come_one_by_one(image):
+    masks = np.zeros((2, 20, 30), bool)
+    masks[0, 4:12, 6:20] = masks[1, 8:, 2:9] = True
+    expected = draw_instances(image, [0, 1], PALETTE, ['a', 'b'], masks=masks)
+    assert (draw_instances(image, [0, 1], PALETTE, ['a', 'b'], masks=iter(masks)) == expected).all()
+
+
+def test_colours_of_a_dataset_are_filled_up():
+    colors = class_colors([[1, 2, 3]], 3)
+    assert colors[0] == (1, 2, 3) and len(set(colors)) == 3
+    assert class_colors(None, 3)[1:] == colors[1:]
 
 
 def test_nothing_to_draw(image):
