@@ -47,6 +47,7 @@ DATA = {
     'nuclei': ('nuclei', (256, 256)),
     'scenes': ('generated scenes', (128, 160)),
 }
+PUBLISHED = ('ade20k', 'coco')  # what papers report results on
 # Releases of torch may count an operator differently; a change of a config is more than this.
 MACS_TOLERANCE = 1e-3
 
@@ -194,8 +195,8 @@ def _with_parameters(text: str, parameters: int) -> str:
 def tables(families: Iterable[Family]) -> str:
     """README's tables of models, in Markdown.
 
-    A family has a table with a row for each variant and a column for each method; what a method has only one config
-    for follows in a table of its own.
+    A family has a table with a row for each variant and a column for each method on the data of published results;
+    what a method has only one config for, and what runs on other data, follows in a table of its own.
     """
     return '\n'.join(_section(family) for family in families)
 
@@ -206,9 +207,10 @@ def _section(family: Family) -> str:
         method, _, data = _parts(model)
         columns.setdefault((method, data), []).append(model)
     notes: list[str] = []
-    blocks = [_grid(family, {head: models for head, models in columns.items() if len(models) > 1}, notes)]
-    if single := [_line(models[0]) for models in columns.values() if len(models) == 1]:
-        blocks.append('\n'.join(['| config | data | size | result |', '|---|---|---|---|', *single]))
+    grid = {head: models for head, models in columns.items() if len(models) > 1 and head[1] in PUBLISHED}
+    blocks = [_grid(family, grid, notes)]
+    if others := [_line(model) for head, models in columns.items() if head not in grid for model in models]:
+        blocks.append('\n'.join(['| config | data | size | result |', '|---|---|---|---|', *others]))
     if notes:
         blocks.append('<br>\n'.join(f'<sup>{number}</sup> {note}.' for number, note in enumerate(notes, 1)))
     collection = family.collection
