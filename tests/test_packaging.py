@@ -88,7 +88,9 @@ def test_the_index_of_the_configs_is_in_the_wheel_with_all_that_it_imports(insta
 
 def test_every_module_and_nothing_else_is_in_the_wheel(installed):
     shipped = {name for name in relative_files(installed / 'densevit') if not name.startswith('.mim/')}
-    assert {name for name in relative_files(ROOT / 'densevit') if name.endswith('.py')} <= shipped
+    ours = {name for name in relative_files(ROOT / 'densevit') if name.endswith(('.py', '.j2', '.css', '.js'))}
+    assert ours <= shipped
+    assert {'pages/base.css', 'pages/base.js', 'pages/templates/base.html.j2'} <= shipped
     assert {path.name.partition('-')[0] for path in installed.iterdir()} == {'densevit'}, 'tests or more beside it'
 
 

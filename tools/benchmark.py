@@ -40,7 +40,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import densevit  # noqa: E402, F401  (before mmdet)
-from densevit.engine.cli import run_tool  # noqa: E402
+from densevit.engine.cli import parse_positive, run_tool  # noqa: E402
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -49,13 +49,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None or int(match[1]) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not of the form HEIGHTxWIDTH, for example 512x683')
     return int(match[1]), int(match[2] or match[1])
-
-
-def parse_positive(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1')
-    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 
     python tools/test.py configs/upernet_patchconvnet_ade20k.py work_dirs/.../best_mIoU.pth
     python tools/test.py configs/mask_rcnn_patchconvnet_coco.py model.pth --tta --show-dir pictures
+    python tools/test.py configs/upernet_patchconvnet_ade20k.py model.pth --report report  # see report/index.html
 
 Metrics are printed as a table and written to metrics.json (with --tta: metrics_tta.json) in the work dir, by default
 the checkpoint's folder; logs go to test/ in it.
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--out', metavar='FILE', help='metrics as JSON (default: metrics.json in the work dir)')
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the truth into this folder')
+    parser.add_argument('--report', metavar='DIR', help='write a page of results and pictures, DIR/index.html')
     parser.add_argument('--tta', action='store_true', help='average over scales and flips (tta_pipeline of the config)')
     return parser
 

@@ -16,7 +16,7 @@ from ..analysis.environment import require_one_mm_line
 from ..errors import UserError
 from .noise import ignore_warnings, quiet_prints
 
-__all__ = ['add_common_options', 'run_tool']
+__all__ = ['add_cfg_options', 'add_common_options', 'parse_positive', 'run_tool']
 
 # How torch words a mistake that a data worker has raised: with its traceback, which ends in the class and the message.
 _IN_WORKER = re.compile(r'^densevit\.errors\.UserError: (.+)', re.MULTILINE | re.DOTALL)
@@ -39,13 +39,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         '--work-dir',
         help="folder for logs, checkpoints and results (default: work_dirs/<config>; of test.py the checkpoint's)",
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_KeyValues,
-        metavar='KEY=VALUE',
-        help='change the config, e.g. data_root=/data/ade train_dataloader.batch_size=4 (beats the file)',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -67,6 +61,24 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     )
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK in the environment
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options``, of every tool that reads a config."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_KeyValues,
+        metavar='KEY=VALUE',
+        help='change the config, e.g. data_root=/data/ade train_dataloader.batch_size=4 (beats the file)',
+    )
+
+
+def parse_positive(text: str) -> int:
+    """A whole number from 1, as an option's type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1')
+    return int(text)
 
 
 def run_tool(

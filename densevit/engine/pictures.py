@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 
-from ..analysis.pictures import Color, draw_instances, draw_labels, sheet
+from ..analysis.pictures import Color, class_colors, draw_instances, draw_labels, sheet
 from ..registry import HOOKS
 
-__all__ = ['PictureHook']
+__all__ = ['PictureHook', 'draw_sample']
 
 
 @HOOKS.register_module()
@@ -39,15 +39,20 @@ class PictureHook(Hook):
         """Draw a batch."""
         meta = runner.test_loop.dataloader.dataset.metainfo
         names = [str(name) for name in meta.get('classes') or ()]
-        palette = _palette(meta.get('palette'), len(names))
+        palette = class_colors(meta.get('palette'), len(names))
         for sample in outputs or ():
             image = mmcv.imread(sample.img_path, channel_order='rgb')
-            if 'pred_sem_seg' in sample:
-                drawn = _draw_labels(sample, image, palette)
-            else:
-                drawn = _draw_instances(sample, image, palette, names, self.score)
-            pictures = {'image': image, **drawn}
+            pictures = {'image': image, **draw_sample(sample, image, palette, names, self.score)}
             sheet(self.folder / f'{Path(sample.img_path).stem}.png', list(pictures), [list(pictures.values())])
+
+
+def draw_sample(
+    sample: Any, image: np.ndarray, palette: list[Color], names: list[str], score: float
+) -> dict[str, np.ndarray]:
+    """``'truth'``, where it is known, and ``'prediction'`` of a data sample, drawn on its image (H, W, 3)."""
+    if 'pred_sem_seg' in sample:
+        return _draw_labels(sample, image, palette)
+    return _draw_instances(sample, image, palette, names, score)
 
 
 def _draw_labels(sample: Any, image: np.ndarray, palette: list[Color]) -> dict[str, np.ndarray]:
@@ -83,10 +88,3 @@ def _draw_instances(
 
 def _resized(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return cv2.resize(labels.astype(np.uint8), shape[1::-1], interpolation=cv2.INTER_NEAREST)
-
-
-def _palette(given: Any, count: int) -> list[Color]:
-    """A colour per class: the dataset's, and where it has none, or too few, random ones, always the same."""
-    colors = [tuple(int(value) for value in color) for color in given] if isinstance(given, (list, tuple)) else []
-    rest = np.random.default_rng(0).integers(40, 256, (count, 3)).tolist()
-    return [colors[index] if index < len(colors) else tuple(rest[index]) for index in range(count)]

@@ -38,6 +38,12 @@ def test(args: argparse.Namespace) -> dict:
     if args.show_dir:
         hook = dict(type='densevit.PictureHook', folder=str(Path(args.show_dir).resolve()))
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+    report = None
+    if args.report:
+        from .report import check_folder, write_report  # imports plotly
+
+        report = check_folder(args.report)
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='densevit.ReportHook')]
     if not args.skip_data_check and is_main_process(cfg):
         print(check_datasets(cfg, ('test',)), flush=True)
     runner = build_runner(cfg)
@@ -54,6 +60,8 @@ def test(args: argparse.Namespace) -> dict:
     out = Path(args.out or folder / ('metrics_tta.json' if args.tta else 'metrics.json')).resolve()
     if is_main_process(cfg):
         write_json(out, {**metrics, 'per_class': per_class})
+        if report:
+            write_report(runner, metrics, report)
     if not args.checkpoint:
         runner.logger.warning('these are the scores of random weights.')
     if args.show_dir:

@@ -97,6 +97,14 @@ def _per_category(run: COCOeval_faster) -> dict[int, dict[str, float]]:
     return rows
 
 
+def _curves(run: COCOeval_faster) -> dict[int, list[float]]:
+    """Precision at IoU 0.5 of each category id that the truth has, for the recalls 0, 0.01, ..., 1."""
+    threshold = int(np.argmin(np.abs(run.params.iouThrs - 0.5)))
+    precision = run.eval['precision'][threshold, :, :, run.params.areaRngLbl.index('all'), -1]
+    curves = {int(cat_id): precision[:, index] for index, cat_id in enumerate(run.params.catIds)}
+    return {cat_id: curve.tolist() for cat_id, curve in curves.items() if curve[0] > -1}
+
+
 @METRICS.register_module()
 class CocoMetric(MmdetCocoMetric):
     """Box and mask AP with mmdetection's names (``coco/bbox_mAP``, ``coco/segm_mAP_50``, ...), as fractions.
@@ -111,7 +119,8 @@ class CocoMetric(MmdetCocoMetric):
     nothing.
 
     After an evaluation ``per_class`` holds, on the main process, {class name: {'bbox_mAP': ...,
-    'segm_mAP_50': ...}}, nan where the truth has no such instance.
+    'segm_mAP_50': ...}}, nan where the truth has no such instance; and ``curves`` {'bbox': {class name: precision at
+    IoU 0.5 for the recalls 0, 0.01, ..., 1}}.
 
     Args:
         ann_file: annotations in COCO's format. Without it they are taken from the data samples'
@@ -159,6 +168,7 @@ class CocoMetric(MmdetCocoMetric):
             prefix=prefix,
         )
         self.per_class: dict[str, dict[str, float]] = {}
+        self.curves: dict[str, dict[str, list[float]]] = {}
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=backend_args) as path:
                 self._coco_api = COCO(path)
@@ -216,6 +226,7 @@ class CocoMetric(MmdetCocoMetric):
             values.update({f'{metric}_{item[0]}': float(value) for item, value in zip(_ITEMS, run.stats)})
             for cat_id, row in _per_category(run).items():
                 rows[names[cat_id]].update({f'{metric}_{name}': value for name, value in row.items()})
+            self.curves[metric] = {names[cat_id]: curve for cat_id, curve in _curves(run).items()}
         self.per_class = rows
         print_log(f'AP per class:\n{metrics_table(rows, values, digits=3)}', logger='current')
         return values

@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ['metrics_table', 'write_json']
+__all__ = ['metrics_table', 'write_json', 'write_text']
 
 
 def metrics_table(
@@ -45,12 +45,18 @@ def metrics_table(
 def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
     """Write ``results`` as strict JSON (nan and infinities become null), whole or not at all.
 
-    Numpy and torch scalars and arrays become numbers and lists. The file is written beside ``path``, flushed
-    to the disk and renamed; the folder is made where it is missing.
+    Numpy and torch scalars and arrays become numbers and lists.
+    """
+    write_text(path, json.dumps(_plain(results), indent=2, allow_nan=False, ensure_ascii=False) + '\n')
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file, whole or not at all.
+
+    It is written beside ``path``, flushed to the disk and renamed; the folder is made where it is missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_plain(results), indent=2, allow_nan=False, ensure_ascii=False) + '\n'
     with tempfile.NamedTemporaryFile(
         'w', encoding='utf-8', dir=path.parent, prefix=f'.{path.name}.', delete=False
     ) as file:

@@ -28,7 +28,8 @@ def test_help_names_every_option(capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     expected = (
-        'config checkpoint --out --show-dir --tta --work-dir --cfg-options --launcher --seed --trust-checkpoint --debug'
+        'config checkpoint --out --show-dir --report --tta --work-dir --cfg-options --launcher --seed '
+        '--trust-checkpoint --debug'
     )
     assert [name for name in expected.split() if name not in text] == []
 

@@ -1,0 +1,3 @@
+"""The browser."""
+
+from tests.browser import browser  # noqa: F401
