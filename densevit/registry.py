@@ -56,6 +56,8 @@ PARTS: dict[str, str] = {
     'FPNHead': 'densevit.segmentation.heads',
     'MaskRCNN': 'densevit.detection.detectors',
     'CascadeRCNN': 'densevit.detection.detectors',
+    'RetinaNet': 'densevit.detection.detectors',
+    'ClassAttentionHead': 'densevit.heads.class_attention',
     'FPN': 'densevit.detection.fpn',
     'RPNHead': 'densevit.detection.rpn_head',
     'StandardRoIHead': 'densevit.detection.roi_heads',
@@ -67,11 +69,13 @@ PARTS: dict[str, str] = {
     'FCNMaskHead': 'densevit.detection.mask_head',
     'IoUMetric': 'densevit.evaluation.iou',
     'CocoMetric': 'densevit.evaluation.coco',
+    'PointingGame': 'densevit.evaluation.pointing',
     'ValLoop': 'densevit.engine.loops',
     'BF16OptimWrapper': 'densevit.engine.amp',
     'GroupedOptimWrapperConstructor': 'densevit.engine.optim',
     'DetTTAModel': 'densevit.evaluation.tta',
     'PictureHook': 'densevit.engine.pictures',
+    'ReportHook': 'densevit.engine.report_hook',
     'SameBuffersHook': 'densevit.engine.runner',
     'Pretrained': 'densevit.checkpoints.pretrained',
 }
@@ -80,6 +84,7 @@ PARTS: dict[str, str] = {
 FUNCTIONS: dict[str, str] = {
     'fold': 'densevit.inference.folding',
     'unfold': 'densevit.inference.folding',
+    'Predictor': 'densevit.inference.predictor',
 }
 
 # What to install for a module that a part needs and does not find.
