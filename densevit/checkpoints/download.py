@@ -16,19 +16,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from urllib.error import HTTPError
 from urllib.parse import unquote, urldefrag, urlsplit
-from urllib.request import Request, urlopen
 
-from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
+from ..fetch import Advice, Download, byte_progress, digest_of
 from .errors import CheckpointError
 
 __all__ = ['cache_folder', 'is_url', 'local_file']
@@ -36,10 +27,6 @@ __all__ = ['cache_folder', 'is_url', 'local_file']
 # Of a name as torchvision, timm and mmengine publish: swin_t-704ceda3.pth.
 _NAMED_HASH = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
 _DATE = re.compile(r'(19|20)\d\d[01]\d[0-3]\d')
-_PAUSES = (1.0, 2.0, 4.0)  # seconds before the second try, the third and the last
-_TIMEOUT = 30.0  # seconds without a sign of the server
-_CHUNK = 2**20  # bytes
-_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 def is_url(source: object) -> bool:
@@ -78,7 +65,7 @@ def local_file(source: str | Path, *, sha256: str | None = None) -> Path:
         raise CheckpointError(
             f'checkpoint {str(source)!r} does not exist; give the path or the URL of a .pth or .safetensors file.'
         )
-    if expected and not (digest := _digest(path)).startswith(expected):
+    if expected and not (digest := digest_of(path)).startswith(expected):
         raise CheckpointError(f'{str(source)!r} has the sha256 {digest} instead of {expected}; it is another file.')
     return path
 
@@ -95,29 +82,28 @@ class _Entry:
         self.folder = cache_folder()
         self.suffix = '.safetensors' if name.endswith('.safetensors') else '.pth'
         key = hashlib.sha256(url.encode()).hexdigest()[:16]
-        self.record, self.by_hand, self.part, self.etag, self.lock = (
-            self.folder / 'urls' / f'{key}{suffix}' for suffix in ('.txt', self.suffix, '.part', '.etag', '.lock')
+        self.record, self.by_hand = (self.folder / 'urls' / f'{key}{suffix}' for suffix in ('.txt', self.suffix))
+        self.source = Download(
+            url,
+            self.folder / 'urls' / key,
+            Advice(
+                failed=', and it is not in the cache; check address and connection, or put the file at '
+                f'{self.by_hand}, or give its path instead.',
+                elsewhere='set the environment variable DENSEVIT_CACHE to another folder',
+                length='give sha256= beside it, or download it and give its path',
+            ),
+            needs_length=not expected,
+            error=CheckpointError,
         )
 
     def get(self) -> Path:
         """The file in the cache, or fetched into it."""
-        with self.writing():
+        with self.source.writing():
             if found := self.find():
                 return found
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            with _progress(self.name) as progress, self.alone(progress):
-                return self.find() or self.keep(self.by_hand if self.by_hand.is_file() else self.download(progress))
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Say where it was that the disk was full or closed."""
-        try:
-            yield
-        except OSError as error:
-            raise CheckpointError(
-                f'{self.url!r} cannot be kept in {self.folder} ({error.strerror or error}); make room there, or set '
-                'the environment variable DENSEVIT_CACHE to another folder.'
-            ) from error
+            with byte_progress(self.name) as progress, self.source.alone(progress):
+                return self.find() or self.keep(self.by_hand if self.by_hand.is_file() else self.source.fetch(progress))
 
     def find(self) -> Path | None:
         """The whole content, by the hash that is noted or the whole one that is expected."""
@@ -125,14 +111,14 @@ class _Entry:
         for digest in (noted, self.expected):
             file = self.folder / f'{digest}{self.suffix}'
             if len(digest) == 64 and digest.startswith(self.expected) and file.is_file():
-                if not self.expected or _digest(file) == digest:
+                if not self.expected or digest_of(file) == digest:
                     return file
                 file.unlink()  # not what was fetched any more
         return None
 
     def keep(self, file: Path) -> Path:
         """Move a whole file to where its hash says, if it is the expected one."""
-        digest = _digest(file)
+        digest = digest_of(file)
         if not digest.startswith(self.expected):
             file.unlink()
             raise CheckpointError(
@@ -144,113 +130,5 @@ class _Entry:
         note = self.record.with_suffix('.new')
         note.write_text(f'{digest} {self.url}\n')
         os.replace(note, self.record)
-        self.etag.unlink(missing_ok=True)
+        self.source.etag.unlink(missing_ok=True)
         return kept
-
-    @contextmanager
-    def alone(self, progress: Progress) -> Iterator[None]:
-        """Wait until no other process fetches this; meanwhile show how far that one is."""
-        lock = FileLock(self.lock)
-        while True:
-            try:
-                lock.acquire(blocking=False)
-                break
-            except Timeout:
-                progress.update(progress.task_ids[0], completed=self.size())
-                time.sleep(0.1)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def size(self) -> int:
-        """How many bytes a broken download has left."""
-        return self.part.stat().st_size if self.part.is_file() else 0
-
-    def download(self, progress: Progress) -> Path:
-        """Fetch all of it, in several tries if need be."""
-        for pause in (*_PAUSES, None):
-            try:
-                self.fetch(progress)
-                return self.part
-            except HTTPError as error:
-                error.close()
-                reason = f'the server answers {error.code} {error.reason}'
-                if error.code == 416:  # more was left than there is: of another version
-                    self.part.unlink(missing_ok=True)
-                elif error.code < 500 and error.code not in (408, 429):
-                    break
-            except (OSError, HTTPException) as error:
-                reason = str(getattr(error, 'reason', error)) or type(error).__name__
-            if pause is not None:
-                left = f', {self.size() / 1e6:.1f} MB are there' if self.size() else ''
-                progress.console.print(f'{self.url}: {reason}{left}; trying again.', markup=False, soft_wrap=True)
-                time.sleep(pause)
-        raise CheckpointError(
-            f'cannot fetch {self.url!r} ({reason}), and it is not in the cache; check address and connection, or put '
-            f'the file at {self.by_hand}, or give its path instead.'
-        )
-
-    def fetch(self, progress: Progress) -> None:
-        """Try once to get what is missing; an error of the connection leaves what has come so far."""
-        begin, resume = self.size(), {}
-        if begin and (etag := self.etag.read_text() if self.etag.is_file() else ''):
-            resume = {'Range': f'bytes={begin}-', 'If-Range': etag}
-        with urlopen(Request(self.url, headers={'User-Agent': 'densevit', **resume}), timeout=_TIMEOUT) as response:
-            etag = response.headers.get('ETag', '')
-            if response.status == 206:
-                sent = response.headers.get('Content-Range', '')
-                if etag != resume.get('If-Range') or not sent.startswith(f'bytes {begin}-'):
-                    self.part.unlink(missing_ok=True)
-                    raise ConnectionError('the file has changed meanwhile')
-            else:
-                begin = 0  # the whole file: a server without ranges, or another version
-            if response.headers.get_content_type() in ('text/html', 'application/json') or response.length == 0:
-                raise CheckpointError(f'{self.url!r} is a web page or empty; give the address of the file itself.')
-            if response.length is None and not response.chunked and not self.expected:
-                raise CheckpointError(
-                    f'{self.url!r} comes without its length, so a broken connection would not be noticed; give sha256= '
-                    'beside it, or download it and give its path.'
-                )
-            total = None if response.length is None else begin + response.length
-            with self.writing():
-                file = self.part.open('ab' if begin else 'wb')
-                if not begin:
-                    # a weak ETag does not promise the same bytes
-                    self.etag.write_text('' if etag.startswith('W/') else etag)
-            with file:
-                while total is None or begin < total:
-                    progress.update(progress.task_ids[0], total=total, completed=begin)
-                    chunk = response.read1(_CHUNK)
-                    if not chunk:
-                        break
-                    with self.writing():
-                        file.write(chunk)
-                        file.flush()
-                    begin += len(chunk)
-                with self.writing():
-                    os.fsync(file.fileno())
-        progress.update(progress.task_ids[0], total=total, completed=begin)
-        if total is not None and begin < total:
-            raise ConnectionError(f'the connection broke at {begin / 1e6:.1f} of {total / 1e6:.1f} MB')
-
-
-def _progress(name: str) -> Progress:
-    """A bar on the screen of the first process."""
-    quiet = any(os.environ.get(rank, '0') != '0' for rank in _RANKS)
-    columns = (
-        TextColumn('{task.description}', markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    progress = Progress(*columns, console=Console(stderr=True, quiet=quiet))
-    progress.add_task(name, total=None)
-    return progress
-
-
-def _digest(file: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open('rb') as content:
-        while chunk := content.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from densevit import fetch as module
 from densevit.checkpoints import CheckpointError, load_weights, read_state_dict
-from densevit.checkpoints import download as module
 from densevit.checkpoints.download import cache_folder, local_file
 from tests.checkpoints.server import running
 from tests.fresh import ROOT
