@@ -257,19 +257,24 @@ _ABOUT = {
 # What the numbers do not say: why a goal is not reached, where the time goes, what was tried.
 _REMARKS = {
     'swin_t': (
-        'Of about 220 ms, 150 are matrix products (23.6 billion multiply-adds) at the rate of large ones, which every '
-        'implementation pays; 22 are attention, 8 LayerNorm, 4 to 10 gathers and the copy to (B, C, H, W), 4 sums. At '
-        'the best rate that was measured for these products, with weights packed for oneDNN, they would take 131, and '
-        'all of it 195 to 200: we take 1.35 for the limit beside transformers, without attention kernels of our own. '
-        'Tried without a gain beyond the spread: packed weights in the whole model (3 to 20 % of a product alone, 0 to '
-        '1 % of the model, and up to twice the rounding error from 512 inputs on), attention by batched products (8 % '
-        'of its 22 ms), the padding cut before the projection. Gained: the block in pieces of 2^21 numbers (1 %), the '
-        'copy as transposed matrices (1 to 2 %), window layouts that are kept (1 %).'
+        'Between 1.08 and 1.16 was measured. Of about 220 ms, 150 are matrix products (23.6 billion multiply-adds) '
+        'at the rate of large ones, which every implementation pays; 22 are attention, 8 LayerNorm, 4 to 10 gathers '
+        'and the copy to (B, C, H, W), 4 sums. At the best rate that was measured for these products, with weights '
+        'packed for oneDNN, they would take 131, and all of it 195 to 200: we take 1.35 for the limit beside '
+        'transformers, without attention kernels of our own. Tried without a gain beyond the spread: packed weights '
+        'in the whole model (3 to 20 % of a product alone, 0 to 1 % of the model, and up to twice the rounding '
+        'error from 512 inputs on), attention by batched products (8 % of its 22 ms), the padding cut before the '
+        'projection. Gained: the block in pieces of 2^21 numbers (1 %), the copy as transposed matrices (1 to 2 %), '
+        'window layouts that are kept (1 %).'
     ),
     'swin_v2_t': (
-        'The products alone take about 150 ms, as they do in every implementation, so that 1.5 would leave 20 ms for '
-        'attention, norms, cosines and copies together, and attention alone takes 20. The limit is that of Swin-T, 195 '
-        'to 200 ms.'
+        'Between 1.18 and 1.25 was measured. The products alone take about 150 ms, as they do in every '
+        'implementation, so that 1.5 would leave 20 ms for attention, norms, cosines and copies together, and '
+        'attention alone takes 20. The limit is that of Swin-T, 195 to 200 ms.'
+    ),
+    's60': (
+        'Between 1.18 and 1.37 was measured: the machine is shared, and the shorter of two times suffers more from '
+        'an interruption.'
     ),
     'train_mask_rcnn_swin_t': (
         'Both peaks hold 0.57 GB of gradients and AdamW moments, which no implementation can save; without them the '
