@@ -34,10 +34,10 @@ BASES = sorted(CONFIGS.glob('_base_/*/*.py'))
 KNOWN = {
     ('upernet', 'patchconvnet', 'ade20k'): 6,
     ('mask_rcnn', 'patchconvnet', 'coco'): 6,
-    ('upernet', 'patchconvnet', 'camvid'): 1,
+    ('upernet', 'patchconvnet', 'camvid'): 2,
     ('mask_rcnn', 'patchconvnet', 'nuclei'): 1,
-    ('upernet', 'patchconvnet', 'scenes'): 1,
-    ('mask_rcnn', 'patchconvnet', 'scenes'): 1,
+    ('upernet', 'patchconvnet', 'scenes'): 2,
+    ('mask_rcnn', 'patchconvnet', 'scenes'): 2,
     ('semfpn', 'pvt', 'ade20k'): 4,
     ('upernet', 'pvt', 'ade20k'): 4,
     ('mask_rcnn', 'pvt', 'coco'): 4,

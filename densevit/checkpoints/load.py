@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError
-from .names import BACKBONE, CLASSIFIER
+from .names import BACKBONE, CLASS_ATTENTION, CLASSIFIER
 from .origins import DENSEVIT, Recognised, family_of, to_names_of
 from .read import read_state_dict, unwrap
 
@@ -153,7 +153,8 @@ def _select(
     """What of a checkpoint is meant for a model, what the model has no place for, and what it needs; by its own names.
 
     A backbone has no place for what lies behind one, a segmentor or detector none for a classifier's head; these need
-    no heads from a classifier or a backbone alone. Whatever else does not fit is left for the refusal.
+    no heads from a classifier or a backbone alone. Class attention may be missing or too much. Whatever else does not
+    fit is left for the refusal.
     """
     backbone = getattr(model, 'backbone', model)
     is_whole, is_classifier = backbone is not model, hasattr(model, 'pool')
@@ -177,6 +178,12 @@ def _select(
     required = set(own)
     if is_whole and not is_classifier and set(tensors) == trunk | of_classifier:
         required = {name for name in own if name.startswith(BACKBONE)}
+    # a head that any segmentor or detector can have or not have, trained with the rest or added to it
+    of_attention = {name for name in tensors if name.startswith(CLASS_ATTENTION)}
+    if not of_attention:
+        required = {name for name in required if not name.startswith(CLASS_ATTENTION)}
+    elif not any(name.startswith(CLASS_ATTENTION) for name in own):
+        beside |= of_attention
     dense_only = getattr(backbone, 'DENSE_ONLY', None)
     if dense_only and not is_classifier:
         dense = {name for name in tensors if dense_only.match(name.removeprefix(BACKBONE))}

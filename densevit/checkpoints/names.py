@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-__all__ = ['BACKBONE', 'CLASSIFIER', 'NameTable', 'of_backbone', 'reads_whole', 'writes_whole']
+__all__ = ['BACKBONE', 'CLASSIFIER', 'CLASS_ATTENTION', 'NameTable', 'of_backbone', 'reads_whole', 'writes_whole']
 
 # What the names of a whole model's backbone begin with, in all the packages that have whole models, and here.
 BACKBONE = 'backbone.'
 # What the names of a densevit.ImageClassifier begin with beside them.
 CLASSIFIER = ('pool.', 'head.')
+# Of the head that a densevit segmentor or detector can have beside its own.
+CLASS_ATTENTION = 'class_attention.'
 
 _FIELD = re.compile(r'\{(2)?([a-z])(\+1)?\}|\*')
 Conversion = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]

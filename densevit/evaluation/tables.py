@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ['metrics_table', 'write_json', 'write_text']
+__all__ = ['merged', 'metrics_table', 'write_json', 'write_text']
 
 
 def metrics_table(
@@ -40,6 +40,15 @@ def metrics_table(
     console.print(table)
     line = '  '.join(f'{name}: {_number(value, digits)}' for name, value in summary.items())
     return f'{console.file.getvalue()}{line}'
+
+
+def merged(metrics: Iterable[Any], name: str) -> dict[str, dict]:
+    """What several metrics have in an attribute ``name`` that maps to rows: the rows of one key, joined."""
+    rows: dict[str, dict] = {}
+    for metric in metrics:
+        for key, row in getattr(metric, name, {}).items():
+            rows.setdefault(key, {}).update(row)
+    return rows
 
 
 def write_json(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:

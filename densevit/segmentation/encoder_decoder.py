@@ -12,6 +12,8 @@ from mmseg.models.segmentors import EncoderDecoder as MmsegEncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from ..heads.attached import WithClassAttention
+from ..heads.map_of_windows import MapOfWindows
 from ..layers.interpolation import Span
 from ..layers.label_map import CroppedMap, LogitMap, MeanOfWindows, ResizedMap, StoredMap, label_map
 from ..registry import MODELS
@@ -20,7 +22,7 @@ __all__ = ['EncoderDecoder', 'LazyLogits']
 
 
 @MODELS.register_module()
-class EncoderDecoder(MmsegEncoderDecoder):
+class EncoderDecoder(WithClassAttention, MmsegEncoderDecoder):
     """mmsegmentation's ``EncoderDecoder`` with the same configuration, parameters and results.
 
     ``predict`` goes from the logits of the head to the label map block by block (:mod:`densevit.layers.label_map`).
@@ -33,7 +35,48 @@ class EncoderDecoder(MmsegEncoderDecoder):
         crop_size, stride: of the windows, (height, width) in pixels.
         crop_batch: windows of an image that go through the network at once; by default 1 on a CPU, where more gain
             nothing, and 4 elsewhere.
+
+    ``class_attention``, a config of :class:`densevit.ClassAttentionHead`, adds that head. Predicted samples then have
+    a ``class_attention`` of their own; with sliding windows it looks at the whole image, on the mean of the windows'
+    maps.
     """
+
+    def __init__(
+        self,
+        backbone: dict,
+        decode_head: dict,
+        neck: dict | None = None,
+        auxiliary_head: dict | list | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        pretrained: str | None = None,
+        init_cfg: dict | list | None = None,
+        *,
+        class_attention: dict | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            decode_head=decode_head,
+            neck=neck,
+            auxiliary_head=auxiliary_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            data_preprocessor=data_preprocessor,
+            pretrained=pretrained,
+            init_cfg=init_cfg,
+        )
+        self._build_class_attention(class_attention)
+
+    def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
+        """Losses of a batch."""
+        if self.class_attention is None:
+            return super().loss(inputs, data_samples)
+        maps = self.extract_feat(inputs)
+        losses = self._decode_head_forward_train(maps, data_samples)
+        if self.with_auxiliary_head:
+            losses.update(self._auxiliary_head_forward_train(maps, data_samples))
+        return {**losses, **self._presence_loss(maps, inputs, data_samples)}
 
     def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
         """Label maps of a batch, (B, 3, H, W), in ``pred_sem_seg`` of the samples, and logits in ``seg_logits``.
@@ -48,7 +91,7 @@ class EncoderDecoder(MmsegEncoderDecoder):
         metas = (
             [dict(img_shape=size)] * len(inputs) if data_samples is None else [each.metainfo for each in data_samples]
         )
-        maps = self._logit_maps(inputs, metas)
+        maps, last = self._logit_maps(inputs, metas)
         if data_samples is None:
             data_samples = [SegDataSample() for _ in maps]
         else:
@@ -61,10 +104,12 @@ class EncoderDecoder(MmsegEncoderDecoder):
             else:
                 found, labels = LazyLogits(logits), label_map(logits)[None]
             sample.set_data(dict(seg_logits=found, pred_sem_seg=PixelData(data=labels)))
+        if last is not None:
+            self._add_class_attention(last, data_samples, size)
         return data_samples
 
-    def _logit_maps(self, inputs: Tensor, metas: list[dict[str, Any]]) -> list[LogitMap]:
-        """The logits of each image, as large as the input."""
+    def _logit_maps(self, inputs: Tensor, metas: list[dict[str, Any]]) -> tuple[list[LogitMap], Tensor | None]:
+        """The logits of each image, as large as the input, and the backbone's last map where somebody asks for it."""
         mode = (self.test_cfg or {}).get('mode', 'whole')
         if mode == 'whole':
             shape = metas[0].get('pad_shape', metas[0]['img_shape'])
@@ -73,16 +118,21 @@ class EncoderDecoder(MmsegEncoderDecoder):
             return self._sliding_maps(inputs, metas)
         raise ValueError(f"test_cfg.mode={mode!r}: give 'whole' or 'slide'.")
 
-    def _head_maps(self, inputs: Tensor, metas: list[dict[str, Any]], size: tuple[int, int]) -> list[LogitMap]:
+    def _head_maps(
+        self, inputs: Tensor, metas: list[dict[str, Any]], size: tuple[int, int]
+    ) -> tuple[list[LogitMap], Tensor | None]:
         kind = type(self.decode_head)
-        own = type(self).encode_decode is MmsegEncoderDecoder.encode_decode
-        if own and kind.predict is BaseDecodeHead.predict and kind.predict_by_feat is BaseDecodeHead.predict_by_feat:
-            logits = self.decode_head(self.extract_feat(inputs))
-            return [ResizedMap(StoredMap(each), size, self.align_corners) for each in logits]
-        # a head, or a segmentor, with a way of its own to logits as large as the input
-        return [StoredMap(each) for each in self.encode_decode(inputs, metas)]
+        if type(self).encode_decode is not MmsegEncoderDecoder.encode_decode:  # a segmentor with a way of its own
+            maps = [StoredMap(each) for each in self.encode_decode(inputs, metas)]
+            return maps, None if self.class_attention is None else self.backbone(inputs)[-1]
+        maps = self.extract_feat(inputs)
+        if kind.predict is BaseDecodeHead.predict and kind.predict_by_feat is BaseDecodeHead.predict_by_feat:
+            found = [ResizedMap(StoredMap(each), size, self.align_corners) for each in self.decode_head(maps)]
+        else:  # a head with a way of its own to logits as large as the input
+            found = [StoredMap(each) for each in self.decode_head.predict(maps, metas, self.test_cfg)]
+        return found, getattr(maps, 'last', None)
 
-    def _sliding_maps(self, inputs: Tensor, metas: list[dict[str, Any]]) -> list[LogitMap]:
+    def _sliding_maps(self, inputs: Tensor, metas: list[dict[str, Any]]) -> tuple[list[LogitMap], Tensor | None]:
         size, batch = tuple(inputs.shape[2:]), len(inputs)
         height, width = (min(crop, whole) for crop, whole in zip(self.test_cfg['crop_size'], size))
         down, across = (
@@ -93,13 +143,17 @@ class EncoderDecoder(MmsegEncoderDecoder):
         at_once = self.test_cfg.get('crop_batch', 1 if inputs.device.type == 'cpu' else 4)
         crop_metas = [{**meta, 'img_shape': torch.Size((height, width))} for meta in metas]
         windows: list[list[tuple[LogitMap, int, int]]] = [[] for _ in range(batch)]
+        whole_map = None if self.class_attention is None else MapOfWindows((height, width), self.class_attention.stride)
         for start in range(0, len(corners), at_once):
             some = corners[start : start + at_once]
             crops = torch.cat([inputs[:, :, row : row + height, col : col + width] for row, col in some])
-            maps = self._head_maps(crops, crop_metas * len(some), (height, width))
+            maps, last = self._head_maps(crops, crop_metas * len(some), (height, width))
             for index, logits in enumerate(maps):
                 windows[index % batch].append((logits, *some[index // batch]))
-        return [MeanOfWindows(each, size) for each in windows]
+            if whole_map is not None:
+                for corner, each in zip(some, last.split(batch)):
+                    whole_map.add(each, *corner)
+        return [MeanOfWindows(each, size) for each in windows], None if whole_map is None else whole_map.mean()
 
     def _as_original(self, logits: LogitMap, meta: dict[str, Any]) -> LogitMap:
         """Without padding and flip, as large as the original image."""
@@ -140,6 +194,11 @@ class LazyLogits(PixelData):
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         data = self.__dict__['data'] = self.__dict__.pop('_source').whole()[0]
         return data
+
+    @property
+    def logit_map(self) -> LogitMap | None:
+        """What the data is computed from, which gives any part of it too; None once it is computed."""
+        return self.__dict__.get('_source')
 
     def pop(self, *args: Any) -> Any:
         """Remove a field and return its value."""

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from densevit.evaluation.tables import metrics_table, write_json
+from densevit.evaluation.tables import merged, metrics_table, write_json
 
 
 def test_table_has_a_row_per_class_and_the_summary():
@@ -54,3 +55,10 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         write_json(path, {'mIoU': 2})
     assert json.loads(path.read_text()) == {'mIoU': 1}
     assert os.listdir(tmp_path) == ['metrics.json']
+
+
+def test_measures_of_several_metrics_stand_beside_each_other():
+    metrics = [SimpleNamespace(per_class={'cat': {'IoU': 70.0}}), SimpleNamespace(), SimpleNamespace(
+        per_class={'cat': {'pointing': 0.8}, 'dog': {'pointing': 0.1}})]  # fmt: skip
+    assert merged(metrics, 'per_class') == {'cat': {'IoU': 70.0, 'pointing': 0.8}, 'dog': {'pointing': 0.1}}
+    assert metrics[0].per_class == {'cat': {'IoU': 70.0}}

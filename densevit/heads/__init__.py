@@ -1,0 +1,1 @@
+"""Heads that mmsegmentation and mmdetection have no counterpart of."""
