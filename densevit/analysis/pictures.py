@@ -27,7 +27,7 @@ def class_colors(given: Any, count: int) -> list[Color]:
 def draw_labels(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], alpha: float = 0.65) -> np.ndarray:
     """Tint an RGB image (H, W, 3) uint8 with the class colours of a label map (H, W); other labels stay untinted."""
     colors = np.array(palette, np.uint8).reshape(-1, 3)
-    known = labels < len(colors)
+    known = (labels >= 0) & (labels < len(colors))
     if known.all():
         return cv2.addWeighted(colors[labels], alpha, image, 1 - alpha, 0)
     tinted = image.copy()

@@ -29,7 +29,15 @@ def training_curves(work_dir: str | Path) -> dict[str, list[tuple[int, float]]]:
         for name, points in earlier.items():
             curves[name] = points + curves.get(name, [])
         begin = first
+        if _from_the_start(lines):
+            break
     return curves
+
+
+def _from_the_start(lines: list[dict[str, Any]]) -> bool:
+    """Whether a run was not resumed: its first line is not further from the start than its second from the first."""
+    steps = [line['step'] for line in lines if 'lr' in line and 'step' in line]
+    return len(steps) > 1 and steps[0] <= steps[1] - steps[0]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from ..analysis.segmentation_errors import SegmentationErrors
 from ..analysis.training_log import training_curves
 from ..benchmark.machine import processor, versions
 from ..errors import UserError
-from ..evaluation.tables import write_json
+from ..evaluation.tables import merged, write_json
 from ..pages.page import Card
 from ..pages.report import VERSION, write_report_page
 from ..pages.thumbnails import Picture, picture
@@ -78,8 +78,8 @@ def write_report(runner: Runner, metrics: dict[str, float], folder: Path) -> Pat
         'classes': hook.names,
         'palette': hook.palette,
         'metrics': metrics,
-        'per_class': _merged(runner, 'per_class'),
-        'curves': _merged(runner, 'curves'),
+        'per_class': merged(runner.test_evaluator.metrics, 'per_class'),
+        'curves': merged(runner.test_evaluator.metrics, 'curves'),
         **_errors(hook),
         'score': _SCORES[task],
         'images': [{'index': row.index, 'name': row.name, 'score': row.score} for row in hook.rows],
@@ -162,13 +162,6 @@ def _wrong(sample: Any, image: np.ndarray, hook: ReportHook) -> dict[str, np.nda
         return {}
     matches = DetectionErrors(len(hook.names), SCORE).add(found, truth, crowds, image.shape[:2])
     return {'errors': draw_outcome(image, truth, found, matches, 1.0)}
-
-
-def _merged(runner: Runner, name: str) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for metric in runner.test_evaluator.metrics:
-        merged.update(getattr(metric, name, {}))
-    return merged
 
 
 def _errors(hook: ReportHook) -> dict[str, Any]:

@@ -34,6 +34,9 @@ _RUNS = itertools.count()
 # By launcher: the environment variable with a process's number.
 _RANKS = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 
+# Settings of a data loader that mean something with workers only.
+_OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout')
+
 
 class Runner(MMRunner):
     """mmengine's runner with :func:`densevit.checkpoints.load_weights`, and with a short log.
@@ -126,8 +129,11 @@ class Runner(MMRunner):
         return super().build_visualizer(visualizer)
 
     @staticmethod
-    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        loader = MMRunner.build_dataloader(*args, **kwargs)
+    def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
+        if isinstance(dataloader, dict) and dataloader.get('num_workers') == 0:
+            # `num_workers=0` is how one debugs; torch refuses what only workers have
+            dataloader = {key: value for key, value in dataloader.items() if key not in _OF_WORKERS}
+        loader = MMRunner.build_dataloader(dataloader, *args, **kwargs)
         name_unreadable_files(loader.dataset)
         return loader
 

@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 
 from ..data.check import check_datasets
 from ..errors import UserError
-from ..evaluation.tables import write_json
+from ..evaluation.tables import merged, write_json
 from .config import load_config
 from .options import apply_options, existing_file
 from .runner import build_runner, is_main_process
@@ -54,9 +54,7 @@ def test(args: argparse.Namespace) -> dict:
         runner.logger.warning(
             f'{len(runner.report.kept)} tensors are random, the checkpoint lacks them: {runner.report}'
         )
-    per_class = {}
-    for metric in runner.test_evaluator.metrics:
-        per_class.update(getattr(metric, 'per_class', {}))
+    per_class = merged(runner.test_evaluator.metrics, 'per_class')
     out = Path(args.out or folder / ('metrics_tta.json' if args.tta else 'metrics.json')).resolve()
     if is_main_process(cfg):
         write_json(out, {**metrics, 'per_class': per_class})

@@ -107,7 +107,7 @@ def _header(content: bytes) -> Image.Image | None:
 
 
 def _decoded(content: bytes, header: Image.Image | None) -> np.ndarray | None:
-    unturned = header is not None and header.format == 'WEBP' and header.getexif().get(_ORIENTATION, 1) != 1
+    unturned = header is not None and header.format in ('WEBP', 'AVIF') and header.getexif().get(_ORIENTATION, 1) != 1
     if header is None or not (unturned or header.mode in _FOR_PILLOW):
         coded = np.frombuffer(content, np.uint8)
         try:
@@ -138,7 +138,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     channels = 1 if array.ndim == 2 else array.shape[-1]
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
         raise UserError(f'an image is an array of RGB, (H, W, 3), not of shape {array.shape}; several are a list.')
-    if array.dtype not in (np.uint8, np.uint16, np.bool_):
+    if array.dtype.newbyteorder('=') not in (np.uint8, np.uint16, np.bool_):
         raise UserError(
             f'an image is an array of uint8, 0 to 255, not of {array.dtype}; of values from 0 to 1 make it '
             '(255 * image).round().astype(np.uint8).'
@@ -152,7 +152,7 @@ def _to_bytes(pixels: np.ndarray) -> np.ndarray:
         return pixels
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * 255
-    if pixels.dtype == np.uint16:
+    if pixels.dtype.kind == 'u' and pixels.dtype.itemsize == 2:  # of either byte order
         return (pixels >> 8).astype(np.uint8)
     values = pixels.astype(np.float32)
     finite = np.isfinite(values)

@@ -155,7 +155,7 @@ class _RoIAlign(torch.autograd.Function):
                     include_last_offset=True,
                 )
                 total = part if total is None else total.add_(part)
-            # of a map that no region reads autograd needs no zeros, which would be as large as the map
+            # a map that no region reads gets None, as one that is not used: zeros would be as large as the map
             grads.append(None if total is None else total.view(batch, rows, columns, channels).permute(0, 3, 1, 2))
         return None, None, None, None, *grads
 

@@ -52,7 +52,7 @@ def write_report_page(
     """
     segmentation = data['task'] == 'segmentation'
     parts = {
-        'columns': _columns(data['per_class'], segmentation),
+        'columns': _columns(data['per_class']),
         'rows': [{'class': name, **row} for name, row in data['per_class'].items()],
         'bars': _class_bars(data['per_class'], segmentation) if data['per_class'] else None,
         'confusion': None,
@@ -116,9 +116,14 @@ def headline(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _columns(per_class: Mapping[str, Mapping[str, float]], segmentation: bool) -> list[Column]:
+def _columns(per_class: Mapping[str, Mapping[str, float]]) -> list[Column]:
     names = list(next(iter(per_class.values()), {}))
-    return [Column('class', 'class'), *(Column(name, name, 1 if segmentation else 3) for name in names)]
+    return [Column('class', 'class'), *(Column(name, name, _digits(name)) for name in names)]
+
+
+def _digits(name: str) -> int:
+    """Of percentages, counts, and shares of one."""
+    return 1 if name in ('IoU', 'Acc', 'Dice', 'Fscore', 'Precision', 'Recall') else 0 if name == 'images' else 3
 
 
 def _class_bars(per_class: Mapping[str, Mapping[str, float]], segmentation: bool) -> str:

@@ -19,6 +19,7 @@ def image():
 def test_labels_tint_their_pixels_only(image):
     labels = np.full((20, 30), 255)
     labels[:5, :7] = 1
+    labels[10:12] = -1
     drawn = draw_labels(image, labels, PALETTE, alpha=1.0)
     assert (drawn[:5, :7] == PALETTE[1]).all()
     assert (drawn[5:] == 100).all()

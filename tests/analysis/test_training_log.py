@@ -44,5 +44,11 @@ def test_a_run_that_was_begun_anew_stands_alone(tmp_path):
     assert training_curves(tmp_path)['loss'] == [(50, 1.0)]
 
 
+def test_a_run_from_the_start_has_nothing_of_one_that_was_logged_more_often(tmp_path):
+    log(tmp_path, '20260101_000000', *(train(step, 9.0) for step in range(10, 90, 10)))
+    log(tmp_path, '20260102_000000', train(50, 1.0), train(100, 0.5))
+    assert training_curves(tmp_path)['loss'] == [(50, 1.0), (100, 0.5)]
+
+
 def test_no_log(tmp_path):
     assert training_curves(tmp_path) == {}

@@ -285,6 +285,16 @@ def test_a_model_that_refuses_its_arguments_is_the_users_mistake(tmp_path, error
             build_runner(toy(tmp_path, dict(type='Refusing', error=error.__name__, wrapped=wrapped)))
 
 
+def test_without_workers_settings_of_workers_are_left_out():
+    loader = dict(
+        dataset=dict(type='NoSamples'), sampler=dict(type='DefaultSampler'), batch_size=1, num_workers=0,
+        persistent_workers=True, prefetch_factor=4,
+    )  # fmt: skip
+    built = Runner.build_dataloader(loader)
+    assert built.num_workers == 0 and not built.persistent_workers
+    assert loader['persistent_workers']
+
+
 def test_errors_of_training_stay_as_they_are(tmp_path):
     loader = dict(dataset=dict(type='NoSamples'), sampler=dict(type='DefaultSampler'), batch_size=1, num_workers=0)
     optimizer = dict(optimizer=dict(type='SGD', lr=0.1))
