@@ -27,6 +27,10 @@ _WORDS = {
     'segm_mAP_50': 'masks, IoU 0.5',
     'bbox_mAP_75': 'boxes, IoU 0.75',
     'segm_mAP_75': 'masks, IoU 0.75',
+    'pointing': 'highest attention lies on the class',
+    'centre': 'centre of the image does',
+    'energy': 'share of attention on the class',
+    'area': 'share of the pixels',
 }
 BACKGROUND = 'nothing'  # of detections
 _CONFUSIONS = 40  # rows of the table
