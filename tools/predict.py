@@ -12,8 +12,10 @@ with a path per line, or webcam:N. Below --out come, under the input's path and 
     overlays/NAME.jpg            the image with what was found in it; of a video NAME.mp4
     labels/NAME.png              of a segmentor: the class of every pixel, coloured by a palette; of a video a folder
     predictions.json             of a detector, and with --json of a segmentor: COCO's format with run-length codes
+    classes.json                 the legend: index, name and colour of every class
 
-Inputs that cannot be read are listed at the end, and the exit status is 1. After Ctrl-C all that was written is whole.
+An input that is not there ends the run before it begins; files that cannot be read are listed at its end, and the exit
+status is 1. After Ctrl-C all that was written is whole.
 """
 
 from __future__ import annotations

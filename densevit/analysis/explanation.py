@@ -108,7 +108,8 @@ def explain_dense(
         top_k, classes: see :func:`explain_image`; the best are those that are most probably there.
     """
     seen = model.test_step(batch)[0].class_attention
-    logits = seen.presence.double().logit()
+    # float32 rounds what is above 1 - 2**-25 to 1, and what is below 2**-150 to 0, whose logits are infinite
+    logits = seen.presence.double().clamp(2**-150, 1 - 2**-25).logit()
 
     def shown(index: int) -> ShownClass:
         return ShownClass(index, seen.presence[index].item(), logits[index].item(), seen.maps[index].cpu().numpy(), 0.0)

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..evaluation.tables import write_json
 from ..inference.images import read_image
 from ..layers.learned_aggregation import LearnedAggregation
-from .explain_layers import draw_layers
+from .explain_layers import check_layers, draw_layers, recordable
 from .explain_model import Subject, View, load_subject
 
 __all__ = ['explain']
@@ -35,7 +35,9 @@ def explain(args: argparse.Namespace) -> list[Path]:
     query = _point(args.query) if args.query else None
     if query and not args.layers:
         raise UserError('--query is the pixel whose attention is drawn with --layers; give --layers all.')
-    if not args.layers:
+    if args.layers:
+        check_layers(subject.model, args.layers.split(','))
+    else:
         _check_has_classes(subject.model)
     classes = subject.indices(args.classes) if args.classes else None
     files: list[Path] = []
@@ -48,7 +50,7 @@ def explain(args: argparse.Namespace) -> list[Path]:
                 explanation = _explained(subject, view, args.top_k, classes)
                 pictures = _draw_classes(explanation, view, subject.names, args.out / stem)
                 numbers = _numbers(explanation, subject.names)
-        except ValueError as error:  # no such layer, or an image that is too small for the network
+        except ValueError as error:  # an image that is too small for the network
             raise error if isinstance(error, UserError) else UserError(f'{path}: {error}') from error
         numbers = {'image': str(path), 'input_size': list(view.image.shape[1:]), **numbers}
         written = args.out / f'{stem}{"_layers" if args.layers else ""}.json'
@@ -66,15 +68,22 @@ def _explained(subject: Subject, view: View, top_k: int, classes: Sequence[int] 
 
 
 def _check_has_classes(model: nn.Module) -> None:
-    has_learned_pool = isinstance(model, ImageClassifier) and isinstance(model.pool, LearnedAggregation)
-    if not has_learned_pool and getattr(model, 'class_attention', None) is None:
-        what = type(model).__name__
-        if isinstance(model, ImageClassifier):
-            what += f' with {type(model.pool).__name__}'
-        raise UserError(
-            f'{what} has no attention that decides on a class, as a classifier with learned aggregation or a model '
-            'with a class_attention head has; see what its attention layers attend to with --layers all.'
+    if isinstance(model, ImageClassifier):
+        if isinstance(model.pool, LearnedAggregation):
+            return
+        what = (
+            f'ImageClassifier with {type(model.pool).__name__} has no attention that decides on a class, as one with '
+            "learned aggregation has (pool='learned')"
         )
+    elif getattr(model, 'class_attention', None) is None:
+        what = (
+            f'this {type(model).__name__} has no class attention head; give it one and train it '
+            '(docs/class_attention.md)'
+        )
+    else:
+        return
+    layers = '' if recordable(model) is None else '; --layers all shows what its attention layers attend to'
+    raise UserError(f'{what}{layers}.')
 
 
 def _point(text: str) -> tuple[float, float]:

@@ -10,20 +10,57 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from ..analysis.attention_pictures import attention_overlay, attention_sheet, mark
 from ..analysis.explanation import map_numbers
+from ..backbones.base import Backbone
+from ..classifiers.image_classifier import ImageClassifier
 from ..errors import UserError
 from ..layers.attention_layer import AttentionLayer, AttentionMap, Query
 from ..layers.attention_record import AttentionRecord
 from .explain_model import Subject, View
 
-__all__ = ['draw_layers']
+__all__ = ['check_layers', 'draw_layers', 'recordable']
 
 PER_ROW = 14  # pictures beside each other
 WIDTH = 176  # of a picture, in pixels
 
 Row: TypeAlias = tuple[str, list[tuple[str, np.ndarray]]]
+
+
+def recordable(model: nn.Module) -> ImageClassifier | Backbone | None:
+    """The part of a model whose attention layers can be recorded: itself or its backbone; None where there are none."""
+    part = model if isinstance(model, (ImageClassifier, Backbone)) else model.backbone
+    has_layers = isinstance(part, (ImageClassifier, Backbone)) and next(iter(part.attention_layers()), None) is not None
+    return part if has_layers else None
+
+
+def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+    """See that there are such layers, before any image is read.
+
+    Raises:
+        UserError: there are none.
+    """
+    part = recordable(model)
+    if part is None:
+        what = type(getattr(model, 'backbone', model)).__name__
+        if getattr(model, 'class_attention', None) is not None:
+            instead = 'leave it out to see the maps of the class attention head'
+        elif isinstance(model, (ImageClassifier, Backbone)):
+            instead = "give a classifier with learned aggregation (pool='learned'), whose attention needs no --layers"
+        else:
+            instead = 'give the model a class attention head (docs/class_attention.md), whose maps need no --layers'
+        raise UserError(f'--layers: the backbone, {what}, has no attention layers of densevit; {instead}.')
+    try:
+        with part.record_attention(_patterns(layers)):
+            pass
+    except ValueError as error:
+        raise UserError(f'--{error}') from error
+
+
+def _patterns(layers: Sequence[str]) -> list[str]:
+    return ['*' if each.strip() == 'all' else each.strip() for each in layers]
 
 
 def draw_layers(
@@ -34,7 +71,7 @@ def draw_layers(
     Args:
         subject: the model.
         view: the image.
-        layers: patterns of the layers' names; ``'all'`` is every one.
+        layers: patterns of the layers' names, see :func:`check_layers`; ``'all'`` is every one.
         point: y and x, in pixels of the photo, of the query whose attention is drawn; by default the mean over all.
         out: beginning of the files' paths.
 
@@ -42,17 +79,14 @@ def draw_layers(
         The files, and what is in them in numbers.
 
     Raises:
-        UserError: the network does not see that point, or is no backbone of ours.
-        ValueError: the model has no such layer.
+        UserError: the network does not see that point.
+        ValueError: the image is too small for the network.
     """
-    model = subject.model if hasattr(subject.model, 'record_attention') else subject.model.backbone
-    if not hasattr(model, 'record_attention'):
-        raise UserError(f'{type(model).__name__} is not a backbone of densevit, so its attention cannot be recorded.')
+    model = recordable(subject.model)
     pixel = None if point is None else view.pixel(point)
     view = _small(view)
     picture = view.picture if pixel is None else mark(view.picture, *(each * view.zoom for each in pixel))
-    recording = model.record_attention(['*' if each.strip() == 'all' else each.strip() for each in layers])
-    with recording as record, torch.no_grad():
+    with model.record_attention(_patterns(layers)) as record, torch.no_grad():
         model(view.image[None].to(subject.device))
     files, numbers = [], {}
     for stage, members in record.stages().items():

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as transforms
 from torchvision.transforms.functional import InterpolationMode
 
+from ..backbones.base import Backbone
 from ..benchmark.models import Spec, make, parse_spec
 from ..checkpoints import load_weights, read_checkpoint
+from ..checkpoints.names import CLASS_ATTENTION
 from ..checkpoints.origins import to_ours
 from ..checkpoints.read import unwrap
 from ..classifiers.image_classifier import ImageClassifier
@@ -120,6 +122,8 @@ class Subject:
 def load_subject(args: argparse.Namespace) -> Subject:
     """The model of a config, or a classifier on a backbone that is named, with its weights.
 
+    For ``--layers`` the weights of a backbone alone will do.
+
     Raises:
         UserError: the config, the checkpoint or the list of classes cannot be read, or they do not fit together.
     """
@@ -127,13 +131,23 @@ def load_subject(args: argparse.Namespace) -> Subject:
     content = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
     tensors = unwrap(content, args.checkpoint)
     if spec.scope is None:
-        spec = _as_classifier(spec, tensors)
+        if args.layers and 'head.weight' not in to_ours(tensors).tensors:
+            # not every checkpoint has norms of other outputs than the last, and no attention depends on them
+            spec = Spec(spec.name, {'out_indices': (-1,), **spec.config}, None)
+        else:
+            spec = _as_classifier(spec, tensors)
     with torch.random.fork_rng(devices=[]):
         model = make(spec)
-    print(load_weights(model, tensors), flush=True)
+    report = load_weights(model, tensors)
+    print(report, flush=True)
+    if not args.layers and any(name.startswith(CLASS_ATTENTION) for name in report.kept):
+        raise UserError(
+            f'checkpoint {str(args.checkpoint)!r} has no weights of the class attention head; train the model with '
+            'class_attention (docs/class_attention.md).'
+        )
     model.to(_device(args.device)).eval()
-    if isinstance(model, ImageClassifier):
-        count = model.head.weight.shape[0]
+    if isinstance(model, (ImageClassifier, Backbone)):
+        count = len(model.head.weight) if isinstance(model, ImageClassifier) else None
         view = _classifier_view(args.size or 224, whole=args.whole)
     elif hasattr(model, 'backbone') and hasattr(model, 'data_preprocessor'):
         if args.size or args.whole:

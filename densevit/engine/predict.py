@@ -29,14 +29,14 @@ def predict(args: argparse.Namespace) -> int:
     """Predict all inputs and write what was found; return 1 where some could not be read, else 0.
 
     Raises:
-        UserError: a mistake in the config, the checkpoint or an option, or an input that is not there.
+        UserError: a mistake in the config, the checkpoint or an option, or inputs that are not there.
     """
     sources = find_sources(args.inputs)
     out = _folder(args.out, args.inputs, sources)
     with warnings.catch_warnings(record=True) as said:
         predictor = Predictor(
             load_config(args.config, args.cfg_options),
-            None if args.checkpoint == 'none' else args.checkpoint,
+            args.checkpoint,
             device=args.device,
             score=args.score,
             window=args.window and tuple(args.window),
@@ -58,7 +58,8 @@ def _written(args: argparse.Namespace, predictor: Predictor, sources: Sequence[S
         predictor.classes,
         predictor.palette,
         overlays=None if args.no_overlays else args.format,
-        dataset_ids=args.dataset_ids and predictor.reduce_zero_label,
+        reduce_zero_label=predictor.reduce_zero_label,
+        dataset_ids=args.dataset_ids,
         coco=args.json or predictor.task == 'detection',
         ids=_ids(sources),
     )

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, overload
 
 import cv2
@@ -59,10 +60,12 @@ class Predictor:
 
     Args:
         config: a file, the name of a shipped config, or a ``Config``.
-        checkpoint: weights, a file or a URL; None: random ones, with a warning.
+        checkpoint: weights, a file or a URL; None or ``'none'``: random ones, with a warning.
         device: ``'cpu'``, ``'cuda:1'``, ...; by default the GPU where there is one.
-        score: detections below it are left out. The config's ``score_thr``, often 0.05, leaves out others before.
-        window: height and width of the windows that larger images are cut into, in pixels; None: no windows.
+        score: 0 to 1; detections below it are left out. The config's ``score_thr``, often 0.05, leaves out others
+            before.
+        window: height and width of the windows that larger images are cut into, in pixels, or the side of square
+            ones; None: no windows.
         stride: from one window to the next, down and across; by default three quarters of the window.
         batch_size: images, or windows, at a time; by default 1 on a CPU, which gains nothing from more, else 4.
         fold: whether to keep what depends on the weights alone (:func:`densevit.fold`), which is faster.
@@ -86,14 +89,16 @@ class Predictor:
         *,
         device: str | torch.device | None = None,
         score: float = 0.3,
-        window: tuple[int, int] | None = None,
-        stride: tuple[int, int] | None = None,
+        window: int | tuple[int, int] | None = None,
+        stride: int | tuple[int, int] | None = None,
         batch_size: int | None = None,
         fold: bool = True,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         cfg = config if isinstance(config, Config) else load_config(config)
         self.device = _device(device)
+        if not 0 <= score <= 1:
+            raise UserError(f'score={score}: give a confidence from 0 to 1.')
         self.score = score
         self.window, self.stride = _checked_windows(window, stride)
         if batch_size is not None and batch_size < 1:
@@ -108,7 +113,7 @@ class Predictor:
         self.task = 'segmentation' if hasattr(self.model, 'decode_head') else 'detection'
         self.reduce_zero_label = bool(getattr(dataset, 'reduce_zero_label', False))
         content: Any = {}
-        if checkpoint is None:
+        if checkpoint is None or checkpoint == 'none':
             warnings.warn('no checkpoint was given: the predictions are those of random weights.', stacklevel=2)
         else:
             content = read_checkpoint(checkpoint)
@@ -249,19 +254,27 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _checked_windows(
-    window: tuple[int, int] | None, stride: tuple[int, int] | None
+    window: int | tuple[int, int] | None, stride: int | tuple[int, int] | None
 ) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     if window is None:
         if stride is not None:
             raise UserError(f'stride={stride} is of windows: give window=(height, width) too.')
         return None, None
-    for name, value in (('window', window), ('stride', stride)):
-        if value is not None and (len(value) != 2 or any(side < 1 for side in value)):
-            raise UserError(f'{name}={value}: give height and width in pixels, each at least 1.')
-    stride = tuple(max(1, side * 3 // 4) for side in window) if stride is None else tuple(stride)
+    window = _pair('window', window)
+    stride = tuple(max(1, side * 3 // 4) for side in window) if stride is None else _pair('stride', stride)
     if any(step > side for step, side in zip(stride, window)):
-        raise UserError(f'stride={stride} would leave gaps between windows of {tuple(window)}; give at most these.')
-    return tuple(window), stride
+        raise UserError(f'stride={stride} would leave gaps between windows of {window}; give at most these.')
+    return window, stride
+
+
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    sides = (value, value) if isinstance(value, Integral) else value
+    fits = isinstance(sides, Sequence) and len(sides) == 2
+    if not fits or any(not isinstance(side, Integral) or side < 1 for side in sides):
+        raise UserError(
+            f'{name}={value!r}: give height and width in pixels, whole numbers of at least 1, or one for both.'
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def _leaf(cfg: Config) -> Mapping[str, Any]:

@@ -49,24 +49,33 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     those that begin with ``#`` count for nothing; or ``webcam:0``, a camera by its number.
 
     Raises:
-        UserError: an input is not there, or there is no image and no video in it.
+        UserError: inputs are not there, or there is no image and no video in them; the message names all of these.
     """
     found: dict[str, tuple[str, PurePosixPath]] = {}
+    wrong: dict[str, list[str]] = {}  # inputs by what is wrong with them
     for text in inputs:
-        before = len(found)
-        known = False
-        for path, relative in _expanded(text):
-            key = path if _WEBCAM.fullmatch(path) else os.path.realpath(path)
-            known = known or key in found
-            found.setdefault(key, (path, relative))
-        if len(found) == before and not known:
-            what = 'folder' if os.path.isdir(text) else 'list' if text.endswith('.txt') else 'pattern'
-            raise UserError(f'input {text!r}: there is no image and no video in this {what}.')
+        try:
+            files = list(_expanded(text))
+            if not files:
+                what = 'folder' if os.path.isdir(text) else 'list' if text.endswith('.txt') else 'pattern'
+                raise UserError(f'there is no image and no video in this {what}')
+        except UserError as error:
+            wrong.setdefault(str(error), []).append(repr(text))
+            continue
+        for path, relative in files:
+            found.setdefault(path if _WEBCAM.fullmatch(path) else os.path.realpath(path), (path, relative))
+    if wrong:
+        each = (f'{", ".join(dict.fromkeys(texts))}: {reason}' for reason, texts in wrong.items())
+        raise UserError(f'input {"; ".join(each)}.')
     return _named(list(found.values()))
 
 
 def _expanded(text: str) -> Iterator[tuple[str, PurePosixPath]]:
-    """Files, and how they are called in results."""
+    """Files, and how they are called in results.
+
+    Raises:
+        UserError: the input is not there; the message says what is wrong, and not with what.
+    """
     if _WEBCAM.fullmatch(text):
         yield text, PurePosixPath(text.replace(':', '_'))
         return
@@ -74,13 +83,17 @@ def _expanded(text: str) -> Iterator[tuple[str, PurePosixPath]]:
     if path.is_dir():
         yield from _below(path, path)
     elif path.is_file() and path.suffix.lower() == '.txt':
-        for line in path.read_text(encoding='utf-8').splitlines():
-            if line.strip() and not line.lstrip().startswith('#'):
-                listed = path.parent / line.strip()
-                if not listed.is_file():
-                    raise UserError(f'input {text!r}: it lists {line.strip()!r}, and there is no file {str(listed)!r}.')
-                own = PurePosixPath(line.strip())
-                yield str(listed), PurePosixPath(own.name) if own.is_absolute() or '..' in own.parts else own
+        lines = [line.strip() for line in _lines(path)]
+        lines = [line for line in lines if line and not line.startswith('#')]
+        if missing := [line for line in lines if not (path.parent / line).is_file()]:
+            listed = ', '.join(map(repr, missing))
+            raise UserError(
+                f'it lists {listed}, and there is no such file (paths are relative to the folder of the list)'
+            )
+        for line in lines:
+            own = PurePosixPath(line)
+            name = PurePosixPath(own.name) if own.is_absolute() or '..' in own.parts else own
+            yield str(path.parent / line), name
     elif path.is_file():
         yield str(path), PurePosixPath(path.name)
     elif glob.has_magic(str(path)):
@@ -92,7 +105,14 @@ def _expanded(text: str) -> Iterator[tuple[str, PurePosixPath]]:
             elif Path(match).suffix.lower() in _IMAGES | _VIDEOS:
                 yield match, PurePosixPath(Path(match).relative_to(base).as_posix())
     else:
-        raise UserError(f'input {text!r}: there is no such file or folder.')
+        raise UserError('there is no such file or folder')
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding='utf-8-sig').splitlines()  # Windows puts a mark before the first line
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'the list cannot be read as UTF-8 text ({error})') from None
 
 
 def _below(folder: Path, base: Path) -> Iterator[tuple[str, PurePosixPath]]:
@@ -112,7 +132,7 @@ def _named(files: Sequence[tuple[str, PurePosixPath]]) -> list[Source]:
     suffixes: dict[str, set[str]] = {}
     for _, relative in files:
         suffixes.setdefault(str(relative.with_suffix('')).casefold(), set()).add(relative.suffix)
-    names = Counter(str(relative).casefold() for _, relative in files)
+    names = Counter(str(relative) for _, relative in files)
     taken: set[str] = set()
     sources = []
     for path, relative in files:
@@ -124,7 +144,7 @@ def _named(files: Sequence[tuple[str, PurePosixPath]]) -> list[Source]:
             number += 1
             name = f'{plain}_{number}'
         taken.add(name.casefold())
-        unique = names[str(relative).casefold()] == 1
+        unique = names[str(relative)] == 1
         source = Source(path, str(relative) if unique else Path(path).as_posix(), name)
         if _WEBCAM.fullmatch(path):
             source = replace(source, kind='webcam')

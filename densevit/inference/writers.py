@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..analysis.pictures import Color
 from ..errors import UserError
+from ..evaluation.tables import write_json
 from .prediction import Detection, Prediction, Segmentation
 from .sources import Source
 
@@ -31,14 +32,17 @@ class Writer:
     """Writes predictions below a folder, each file whole or not at all.
 
     Images: ``overlays/<name>.jpg`` and, of a segmentor, ``labels/<name>.png``. Videos: ``overlays/<name>.mp4`` and
-    ``labels/<name with suffix>/<frame>.png``. Both: ``predictions.json``, see :class:`CocoWriter`.
+    ``labels/<name with suffix>/<frame>.png``. Both: ``predictions.json``, see :class:`CocoWriter`, and a legend,
+    ``classes.json``: of each class ``index``, ``name`` and ``color`` (RGB), with ``reduce_zero_label`` the data set's
+    own ``dataset_id``, and with ``coco`` the ``category_id`` of ``predictions.json``.
 
     Args:
         folder: it is made.
         classes: names of the classes.
         palette: their colours.
         overlays: their file format; None: none are written.
-        dataset_ids: add 1 to the labels, as in data sets with ``reduce_zero_label``.
+        reduce_zero_label: whether the data set's own label of class 0 is 1.
+        dataset_ids: write the data set's own labels where they differ so.
         coco: whether to write ``predictions.json``.
         ids: of the sources' images in it; by default they are counted.
     """
@@ -50,6 +54,7 @@ class Writer:
         palette: Sequence[Color],
         *,
         overlays: Literal['jpg', 'png'] | None = 'jpg',
+        reduce_zero_label: bool = False,
         dataset_ids: bool = False,
         coco: bool = True,
         ids: dict[str, int] | None = None,
@@ -57,10 +62,17 @@ class Writer:
         self.folder = folder
         self.palette = palette
         self.overlays = overlays
-        self.dataset_ids = dataset_ids
+        self.dataset_ids = dataset_ids and reduce_zero_label
         self.ids = ids or {}
         self.written = 0
         folder.mkdir(parents=True, exist_ok=True)
+        legend: list[dict[str, Any]] = [
+            dict(index=index, name=name, color=list(color)) for index, (name, color) in enumerate(zip(classes, palette))
+        ]
+        for each, category_id in zip(legend, category_ids(classes)):
+            each |= dict(dataset_id=each['index'] + 1) if reduce_zero_label else {}
+            each |= dict(category_id=category_id) if coco else {}
+        write_json(folder / 'classes.json', {'classes': legend})
         self._coco = CocoWriter(folder / 'predictions.json', classes) if coco else None
 
     def image(self, source: Source, prediction: Prediction) -> None:
@@ -105,7 +117,7 @@ class VideoWriter:
         if writer._coco is not None:
             writer._coco.add(prediction, self._source.file_name, None, frame_id=frame)
         if isinstance(prediction, Segmentation):
-            folder = Path(self._source.name).parent / Path(self._source.file_name).name
+            folder = Path(f'{self._source.name}{Path(self._source.file_name).suffix}')  # as unique as the source's name
             writer._labels(writer.folder / 'labels' / folder / f'{frame:06}.png', prediction)
         if writer.overlays:
             # the encoder takes even sides only

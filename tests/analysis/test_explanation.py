@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from densevit import ImageClassifier
-from densevit.analysis.explanation import explain_image, map_numbers
+from densevit.analysis.explanation import explain_dense, explain_image, map_numbers
 from densevit.checkpoints import load_weights
 from densevit.layers import attention_scores
 from tests.backbones.contract import fill, images
@@ -98,6 +99,18 @@ def test_no_gradient_and_no_trace_of_the_recording():
 def test_a_pool_without_attention():
     with pytest.raises(TypeError, match="AveragePool has no attention to show; take pool='learned'"):
         explain_image(build('average'), images(3, 64, 96).double())
+
+
+def test_logits_of_saturated_presence_are_finite():
+    presence = torch.tensor([0.0, 0.25, 1.0])
+    edges = SimpleNamespace(rows=torch.tensor([0.0, 16, 32]), columns=torch.tensor([0.0, 16, 32, 40]))
+    seen = SimpleNamespace(presence=presence, maps=torch.full((3, 2, 3), 1 / 6), ori_shape=(32, 40), **vars(edges))
+    model = SimpleNamespace(test_step=lambda batch: [SimpleNamespace(class_attention=seen)])
+    found = explain_dense(model, dict(inputs=[torch.zeros(3, 32, 40)]), classes=[0, 1, 2])
+    assert [each.probability for each in found.chosen] == [0, 0.25, 1]
+    assert np.isfinite([each.logit for each in found.chosen]).all()
+    assert found.chosen[1].logit == pytest.approx(-np.log(3))
+    assert found.chosen[2].logit == pytest.approx(25 * np.log(2))
 
 
 def test_numbers():

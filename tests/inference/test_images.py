@@ -10,7 +10,7 @@ import cv2
 import mmcv
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from densevit.errors import UserError
 from densevit.inference.images import as_rgb, read_image
@@ -84,12 +84,15 @@ def test_jpegs_are_those_of_the_test_pipeline(tmp_path, mode):
 
 
 @pytest.mark.parametrize('orientation', range(2, 9))
-@pytest.mark.parametrize('kind', ['jpg', 'png', 'tif', 'webp'])
+@pytest.mark.parametrize(
+    'kind', ['jpg', 'png', 'tif', *(kind for kind in ('webp', 'avif') if kind in features.get_supported_modules())]
+)
 def test_images_are_upright(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x112] = orientation
     path = tmp_path / f'turned.{kind}'
-    options = {'jpg': dict(quality=100), 'webp': dict(lossless=True)}.get(kind, {})
+    best = dict(quality=100)
+    options = dict(jpg=best, webp=dict(lossless=True), avif=best).get(kind, {})
     smooth = Image.fromarray(np.add.outer(np.arange(H) * 3, np.arange(W) * 2).clip(0, 255).astype(np.uint8))
     smooth.convert('RGB').save(path, exif=exif, **options)
     image = np.asarray(smooth)
@@ -106,6 +109,14 @@ def test_arrays_and_pillow_images():
     for given in (GREY, GREY[..., None], Image.fromarray(GREY), WIDE, Image.fromarray(WIDE)):
         np.testing.assert_array_equal(as_rgb(given), THREE)
     assert as_rgb(GREY > 99).max() == 255
+
+
+def test_both_byte_orders(tmp_path):
+    big, path = WIDE.astype('>u2'), tmp_path / 'big.tif'
+    picture = Image.frombytes('I;16B', (W, H), big.tobytes())
+    picture.save(path)
+    for given in (big, big[..., None], picture, path):
+        np.testing.assert_array_equal(as_rgb(given), THREE)
 
 
 def test_not_finite_values_are_the_smallest():

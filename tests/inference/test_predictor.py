@@ -218,6 +218,15 @@ def test_windows_of_a_detector(weights):
         (dict(window=(0, 5)), r'window=\(0, 5\)'),
         (dict(window=(64, 64), stride=(65, 3)), r'stride=\(65, 3\) would leave gaps'),
         (dict(stride=(3, 3)), r'stride=\(3, 3\) is of windows'),
+        (dict(window=0), 'window=0: give height and width'),
+        (dict(window=64.5), 'window=64.5: give'),
+        (dict(window=(64,)), r'window=\(64,\): give'),
+        (dict(window='64'), "window='64': give"),
+        (dict(window=64, stride=65), r'stride=\(65, 65\) would leave gaps'),
+        (dict(window=64, stride=-1), 'stride=-1: give'),
+        (dict(score=2), 'score=2: give a confidence from 0 to 1'),
+        (dict(score=-0.1), 'score=-0.1'),
+        (dict(score=float('nan')), 'score=nan'),
         (dict(batch_size=0), 'batch_size=0'),
         (dict(device='gpu9'), "device='gpu9'"),
     ],
@@ -227,10 +236,16 @@ def test_wrong_arguments(weights, arguments, says):
         densevit.Predictor(config(SEGMENT), weights[SEGMENT], **{'device': 'cpu', **arguments})
 
 
+def test_one_number_is_a_square(weights):
+    predictor = densevit.Predictor(config(SEGMENT), weights[SEGMENT], device='cpu', window=np.int64(64), stride=50)
+    assert (predictor.window, predictor.stride) == ((64, 64), (50, 50))
+
+
 # --------------------------------------------------------------------------------------- what the config says
-def test_random_weights_are_no_secret():
+@pytest.mark.parametrize('checkpoint', [None, 'none'])
+def test_random_weights_are_no_secret(checkpoint):
     with pytest.warns(UserWarning, match='no checkpoint was given'):
-        found = densevit.Predictor(config(SEGMENT), None, device='cpu')(image())
+        found = densevit.Predictor(config(SEGMENT), checkpoint, device='cpu')(image())
     assert found.classes == CLASSES
 
 

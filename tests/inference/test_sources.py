@@ -56,6 +56,17 @@ def test_files_of_one_name_have_results_of_their_own(photos):
     assert len({source.file_name for source in sources}) == len(sources)
 
 
+def test_names_that_differ_by_case_only_stay_below_their_folder(tmp_path):
+    for name in ('sub/a.jpg', 'sub/A.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'')
+    if len(list((tmp_path / 'sub').iterdir())) < 2:
+        pytest.skip('on this disk they are one file')
+    sources = find_sources([str(tmp_path)])
+    assert [source.file_name for source in sources] == ['sub/A.jpg', 'sub/a.jpg']
+    assert len({name.casefold() for name in names(sources)}) == 2
+
+
 def test_patterns(photos):
     assert names(find_sources([f'{photos}/**/*.jpg'])) == ['a', 'b', 'sub/a']
     assert names(find_sources([f'{photos}/s*'])) == ['sub/a', 'sub/deep/c']
@@ -72,7 +83,18 @@ def test_lists(photos):
     (photos / 'notes.txt').write_text(f'# what I like\nsub/a.jpg\n\n {photos}/b.jpg \n../photos/a.jpg\n')
     assert names(find_sources([str(photos / 'notes.txt')])) == ['sub/a', 'b', 'a']
     (photos / 'notes.txt').write_text('b.jpg\nnot_there.jpg\n')
-    with pytest.raises(UserError, match="lists 'not_there.jpg'"):
+    with pytest.raises(UserError, match="notes.txt': it lists 'not_there.jpg', and there is no such file"):
+        find_sources([str(photos / 'notes.txt')])
+    (photos / 'notes.txt').write_text('# nothing\n')
+    with pytest.raises(UserError, match='no image and no video in this list'):
+        find_sources([str(photos / 'notes.txt')])
+
+
+def test_encodings_of_lists(photos):
+    (photos / 'notes.txt').write_text('b.jpg\nsub/a.jpg\n', encoding='utf-8-sig')  # as Windows' editor writes it
+    assert names(find_sources([str(photos / 'notes.txt')])) == ['b', 'sub/a']
+    (photos / 'notes.txt').write_text('gebäude.jpg\n', encoding='latin-1')
+    with pytest.raises(UserError, match="notes.txt': the list cannot be read as UTF-8 text"):
         find_sources([str(photos / 'notes.txt')])
 
 
@@ -82,6 +104,16 @@ def test_what_is_not_there(photos):
     (photos / 'empty').mkdir()
     with pytest.raises(UserError, match='no image and no video in this folder'):
         find_sources([str(photos / 'empty')])
+
+
+def test_all_that_is_not_there_is_said_at_once(photos):
+    (photos / 'notes.txt').write_text('x.jpg\nb.jpg\ny.jpg\n')
+    with pytest.raises(UserError) as caught:
+        find_sources(['no.jpg', str(photos / 'b.jpg'), str(photos / 'notes.txt'), 'none.png', 'no.jpg'])
+    said = str(caught.value)
+    assert said.startswith("input 'no.jpg', 'none.png': there is no such file or folder; ")
+    assert "notes.txt': it lists 'x.jpg', 'y.jpg', and there is no such file" in said
+    assert 'b.jpg' not in said and said.count('\n') == 0
 
 
 def test_webcam():

@@ -66,7 +66,7 @@ def test_images(tmp_path, suffix):
     writer = Writer(tmp_path, CLASSES, PALETTE, overlays=suffix, coco=False)
     writer.image(source(), segmentation())
     writer.close()
-    expected = {'labels/sub/a.png'} | ({f'overlays/sub/a.{suffix}'} if suffix else set())
+    expected = {'classes.json', 'labels/sub/a.png'} | ({f'overlays/sub/a.{suffix}'} if suffix else set())
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*') if path.is_file()} == expected
     if suffix == 'png':
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'overlays/sub/a.png')), segmentation().overlay())
@@ -142,6 +142,37 @@ def test_videos(tmp_path, size):
     assert [(each['id'], each['frame_id'], each['file_name']) for each in images] == [
         (index + 1, index, 'clip.mov') for index in range(4)
     ]
+
+
+def test_videos_of_equal_names_do_not_share_a_folder_of_labels(tmp_path):
+    for folder in ('one', 'two'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'clip.mov').write_bytes(b'')
+    sources = find_sources([str(tmp_path / 'one/clip.mov'), str(tmp_path / 'two/clip.mov')])
+    writer = Writer(tmp_path / 'out', CLASSES, PALETTE, overlays=None, coco=False)
+    for count, clip in enumerate(sources, 1):
+        video = writer.video(clip, 25)
+        for _ in range(count):
+            video.add(segmentation())
+        video.close()
+    folders = sorted((tmp_path / 'out/labels').iterdir())
+    assert [(each.name, len(list(each.iterdir()))) for each in folders] == [('clip.mov', 1), ('clip_2.mov', 2)]
+
+
+@pytest.mark.parametrize('reduce', [False, True])
+@pytest.mark.parametrize('coco', [False, True])
+def test_the_legend(tmp_path, reduce, coco):
+    Writer(tmp_path, CLASSES, PALETTE, overlays=None, reduce_zero_label=reduce, coco=coco).close()
+    legend = json.loads((tmp_path / 'classes.json').read_text(encoding='utf-8'))['classes']
+    more = {**({'dataset_id': 3} if reduce else {}), **({'category_id': 3} if coco else {})}
+    assert len(legend) == 3 and legend[2] == dict(index=2, name='gebäude', color=[250, 0, 90], **more)
+
+
+@pytest.mark.parametrize('reduce', [False, True])
+def test_ids_of_the_data_set_are_written_where_they_differ(tmp_path, reduce):
+    writer = Writer(tmp_path, CLASSES, PALETTE, coco=False, reduce_zero_label=reduce, dataset_ids=True)
+    writer.image(source(), segmentation())
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'labels/sub/a.png')), segmentation().labels + reduce)
 
 
 def test_a_picture_that_no_jpeg_holds(tmp_path):

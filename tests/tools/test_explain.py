@@ -163,7 +163,8 @@ def test_layers_of_a_segmentor(tool, tmp_path, photos):
     assert (tmp_path / 'wide_stages3_received.png').is_file()
     done = tool('explain', config, tmp_path / 'small.pth', photos[0])
     assert done.status == 2
-    assert 'EncoderDecoder has no attention that decides on a class' in done.err
+    assert 'this EncoderDecoder has no class attention head; give it one' in done.err
+    assert '--layers all shows what its attention layers attend to' in done.err
 
 
 @pytest.mark.parametrize('method', ['upernet', 'mask_rcnn'])
@@ -180,6 +181,44 @@ def test_a_class_attention_head(tool, tmp_path, photos, method):
     assert (tmp_path / 'wide_classes.png').is_file()
 
 
+def test_no_class_attention_head_and_no_attention_layers(tool, tmp_path, photos):
+    config = 'upernet_patchconvnet-tiny_camvid'
+    torch.save(fill(make(parse_spec(config))).state_dict(), tmp_path / 'model.pth')
+    for options in ([], ['--layers', 'all']):
+        done = tool('explain', config, tmp_path / 'model.pth', photos[0], '--out', tmp_path / 'out', *options)
+        assert done.status == 2 and 'docs/class_attention.md' in done.err
+        assert 'wide' not in done.err and '--layers all' not in done.err
+    assert 'PatchConvNet, has no attention layers' in done.err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_class_attention_head_without_weights(tool, tmp_path, photos):
+    config = 'upernet_patchconvnet-tiny-classattn_scenes'
+    state = fill(make(parse_spec(config))).state_dict()
+    trained = {name: value for name, value in state.items() if not name.startswith('class_attention.')}
+    torch.save(trained, tmp_path / 'model.pth')
+    done = tool('explain', config, tmp_path / 'model.pth', photos[0], '--out', tmp_path / 'out')
+    assert done.status == 2 and 'no weights of the class attention head; train' in done.err
+    assert not (tmp_path / 'out').exists()
+    torch.save(state, tmp_path / 'model.pth')
+    done = tool('explain', config, tmp_path / 'model.pth', photos[0], '--layers', 'all')
+    assert done.status == 2 and 'leave it out to see the maps of the class attention head' in done.err
+
+
+@pytest.mark.parametrize('outputs', ['', ',out_indices=(-1,)'])
+def test_layers_of_a_backbone_alone(tool, tmp_path, photos, outputs):
+    name = f'densevit.SwinTransformer:{dict(embed_dims=8, depths=(1,) * 4, num_heads=(2,) * 4)}'
+    torch.save(fill(make(parse_spec(name + outputs))).state_dict(), tmp_path / 'trunk.pth')
+    done = tool(
+        'explain', name, tmp_path / 'trunk.pth', photos[0], '--out', tmp_path / 'out', '--layers', 'all',
+        '--size', '64',
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {
+        'wide_layers.json', *(f'wide_stages{stage}_received.png' for stage in range(4))
+    }  # fmt: skip
+
+
 def test_pictures_of_equal_names_do_not_replace_each_other(tool, tmp_path, photos, classifier):
     (tmp_path / 'other').mkdir()
     twin = tmp_path / 'other' / 'wide.png'
@@ -193,7 +232,7 @@ def test_pictures_of_equal_names_do_not_replace_each_other(tool, tmp_path, photo
     ('backbone', 'options', 'said'),
     [
         (WINDOWS, [], 'ImageClassifier with AveragePool has no attention that decides on a class'),
-        (WINDOWS, ['--layers', 'stages.7.*'], "wide.png: layers: ImageClassifier has no attention layer 'stages.7.*'"),
+        (WINDOWS, ['--layers', 'stages.7.*'], "error: --layers: ImageClassifier has no attention layer 'stages.7.*'"),
         (WINDOWS, ['--layers', 'all', '--query', '3'], '--query 3: give a pixel of the image as X,Y'),
         (WINDOWS, ['--layers', 'all', '--query', '2,30'], 'outside of what the network sees of the image: x from 19'),
         (COLUMN, ['--query', '3,4'], '--query is the pixel whose attention is drawn with --layers'),

@@ -68,7 +68,7 @@ def test_a_folder_of_images(predict, photos, tmp_path):
     assert done.status == 0, done.err
     assert done.out.rstrip().endswith(f'3 of 3 inputs: {tmp_path}/out')
     assert files(tmp_path / 'out') == [
-        'labels/a_jpg.png', 'labels/a_png.png', 'labels/sub/a.png',
+        'classes.json', 'labels/a_jpg.png', 'labels/a_png.png', 'labels/sub/a.png',
         'overlays/a_jpg.jpg', 'overlays/a_png.jpg', 'overlays/sub/a.jpg',
     ]  # fmt: skip
     labels = Image.open(tmp_path / 'out/labels/sub/a.png')
@@ -78,7 +78,10 @@ def test_a_folder_of_images(predict, photos, tmp_path):
     others = ('--dataset-ids', '--no-overlays', '--json', '--batch', 2)
     again = predict(SEGMENT, photos, '--out', tmp_path / 'ids', *others)
     assert again.status == 0, again.err
-    assert files(tmp_path / 'ids') == ['labels/a_jpg.png', 'labels/a_png.png', 'labels/sub/a.png', 'predictions.json']
+    assert files(tmp_path / 'ids') == [
+        'classes.json', 'labels/a_jpg.png', 'labels/a_png.png', 'labels/sub/a.png', 'predictions.json'
+    ]  # fmt: skip
+    assert json.loads((tmp_path / 'ids/classes.json').read_text())['classes'][0]['dataset_id'] == 1
     shifted = np.asarray(Image.open(tmp_path / 'ids/labels/sub/a.png'))
     assert (shifted.astype(int) - np.asarray(labels) == 1).mean() > 0.999
 
@@ -88,7 +91,9 @@ def test_detections(predict, photos, tmp_path):
         (photos / name).rename(photos / f'{index:012}.{name[-3:]}')
     done = predict(DETECT, photos, '--out', tmp_path / 'out', '--score', 0.2, '--format', 'png')
     assert done.status == 0, done.err
-    assert files(tmp_path / 'out') == [f'overlays/{index:012}.png' for index in range(3)] + ['predictions.json']
+    assert files(tmp_path / 'out') == [
+        'classes.json', *(f'overlays/{index:012}.png' for index in range(3)), 'predictions.json'
+    ]  # fmt: skip
     content = json.loads((tmp_path / 'out/predictions.json').read_text())
     assert [each['id'] for each in content['images']] == [0, 1, 2]  # their names are numbers
     assert len(content['annotations']) > 3
@@ -103,7 +108,7 @@ def test_what_cannot_be_read_is_listed_at_the_end(predict, photos, tmp_path):
     assert done.status == 1
     assert '2 of 5 inputs failed' in done.err and 'empty.jpg' in done.err and 'clip.mp4' in done.err
     assert 'Traceback' not in done.err
-    assert len(files(tmp_path / 'out')) == 6 and '3 of 5 inputs' in done.out
+    assert len(files(tmp_path / 'out')) == 7 and '3 of 5 inputs' in done.out
 
 
 def test_windows_and_videos(predict, tmp_path):
@@ -126,6 +131,8 @@ def test_windows_and_videos(predict, tmp_path):
     'arguments, says',
     [
         (['nowhere'], "input 'nowhere': there is no such file or folder"),
+        (['nowhere', '{photos}', 'gone'], "input 'nowhere', 'gone': there is no such file or folder"),
+        (['{photos}', '--score', '2'], 'score=2'),
         (['{photos}/*.tiff'], 'no image and no video in this pattern'),
         (['{photos}', '--out', '{photos}/out'], 'lies in the input folder'),
         (['{photos}/a.png', '--out', '{photos}'], 'has the input .*a.png. in it'),
