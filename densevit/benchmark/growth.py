@@ -103,7 +103,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         axis.grid(True, which='both', alpha=0.3)
         axis.xaxis.set_major_formatter('{x:g}')
         axis.yaxis.set_major_formatter('{x:g}')
-        if axis.has_data():
+        if axis.get_legend_handles_labels()[0]:  # there may be no memory
             axis.legend(fontsize='small')
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
