@@ -322,11 +322,12 @@ def _markdown_table(results: Sequence[Mapping[str, Any]]) -> str:
     text = _markdown(['work', 'fastest peer', 'counted', 'goal', 'reached', 'met'], rows)
     parts = [text]
     for case in results:
-        parts.append(f'### {case["name"]}\n\n{case["work"]}.{_speed(case)}\n')
+        compiled = case.get('compiled', False)
+        parts.append(f'### {case["name"]}{", compiled" if compiled else ""}\n\n{case["work"]}.{_speed(case)}\n')
         parts.append(_markdown_rows(case.get('rows', ())))
         parts.append(_markdown_parts(case))
         parts += [f'{note}.\n' for note in case.get('notes', ())]
-        if case['name'] in _REMARKS:
+        if case['name'] in _REMARKS and not compiled:
             parts.append(f'{_REMARKS[case["name"]]}\n')
     return '\n'.join(part for part in parts if part)
 

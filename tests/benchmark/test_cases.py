@@ -121,3 +121,12 @@ def test_accuracy(monkeypatch):
     assert 1e-8 < found['float32'] < 1e-5 and found['within'] == (found['ratio'] <= 1.5)
     with pytest.raises(UserError, match="no case 'swin'; did you mean 'swin_t'"):
         accuracy('swin')
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_goals_are_for_eager_models(compiled):
+    case = replace(CASES['swin_t'], measure=lambda *_: {'reached': {'ratio': 1.2}, 'rows': []})
+    result = run_case(case, Options(compile=compiled))
+    assert result['reached'] == {'ratio': 1.2}
+    assert (result['goals'], result['met']) == (({}, None) if compiled else ({'ratio': 1.3}, False))
+    assert result.get('compiled', False) is compiled
