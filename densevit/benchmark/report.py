@@ -282,6 +282,10 @@ _REMARKS = {
         'hidden layers of MLPs, 0.36 of queries, keys and values, 0.23 of normed inputs.'
     ),
 }
+_COMPILED = (
+    'With torch.compile on both sides, for information; Winograd and other ways of our own are then left to the '
+    'compiler. Most of these models, ours and theirs, take longer than without it on this CPU.\n'
+)
 
 
 def to_markdown(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -321,6 +325,8 @@ def _markdown_table(results: Sequence[Mapping[str, Any]]) -> str:
             rows.append([*head, key, goal, value, mark(case) if index == 0 else ''])
     text = _markdown(['work', 'fastest peer', 'counted', 'goal', 'reached', 'met'], rows)
     parts = [text]
+    if any(case.get('compiled') for case in results):
+        parts.append(_COMPILED)
     for case in results:
         compiled = case.get('compiled', False)
         parts.append(f'### {case["name"]}{", compiled" if compiled else ""}\n\n{case["work"]}.{_speed(case)}\n')
