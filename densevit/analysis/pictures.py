@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ['Color', 'class_colors', 'contact_sheet', 'draw_instances', 'draw_labels', 'sheet']
+__all__ = ['Color', 'class_colors', 'contact_sheet', 'draw_instances', 'draw_labels', 'sheet', 'with_names']
 
 Color = tuple[int, int, int]
 _MARGIN, _HEADER = 6, 22  # pixels
@@ -33,6 +33,30 @@ def draw_labels(image: np.ndarray, labels: np.ndarray, palette: Sequence[Color],
     tinted = image.copy()
     tinted[known] = colors[labels[known]]
     return cv2.addWeighted(tinted, alpha, image, 1 - alpha, 0)
+
+
+def with_names(picture: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """A drawn label map (H, W, 3) with the name of each class in the middle of its largest region.
+
+    Regions that are too small for a name go without.
+    """
+    drawn = picture.copy()
+    scale = max(picture.shape[:2]) / 900
+    for index in np.unique(labels):
+        if not 0 <= index < len(names):
+            continue
+        mask = np.pad((labels == index).astype(np.uint8), 1)  # the image's edge is an edge, too
+        _, inside, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(mask, cv2.DIST_L2, 3))
+        if inside < 14 * scale:
+            continue
+        (width, height), _ = cv2.getTextSize(names[index], cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        left = min(max(x - width // 2, 0), max(0, picture.shape[1] - width))
+        for color, thickness in (((0, 0, 0), max(3, round(4 * scale))), ((255, 255, 255), max(1, round(1.5 * scale)))):
+            origin = (int(left), int(y + height // 2))
+            cv2.putText(
+                drawn, names[index], origin, cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA
+            )  # fmt: skip
+    return drawn
 
 
 def draw_instances(

@@ -22,6 +22,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ..analysis.complexity import complexity
 from ..analysis.detection_errors import DetectionErrors
+from ..analysis.pictures import with_names
 from ..analysis.segmentation_errors import SegmentationErrors
 from ..analysis.training_log import training_curves
 from ..benchmark.machine import processor, versions
@@ -32,7 +33,7 @@ from ..pages.report import VERSION, write_report_page
 from ..pages.thumbnails import Picture, picture
 from .pictures import draw_sample
 from .report_hook import SCORE, ImageRow, ReportHook, objects_of, pixels_of
-from .report_pictures import draw_attention, draw_outcome, draw_wrong, recording, shrunk, with_names
+from .report_pictures import draw_attention, draw_outcome, draw_wrong, recording, shrunk
 from .runner import Runner
 
 __all__ = ['check_folder', 'write_report']

@@ -17,7 +17,6 @@ from ..analysis.pictures import Color, draw_labels
 
 __all__ = [
     'draw_attention', 'draw_boxes', 'draw_outcome', 'draw_wrong', 'label_thumbnails', 'recording', 'shrunk', 'to_array',
-    'with_names',
 ]  # fmt: skip
 
 # Okabe and Ito's colours, see densevit/pages/figures.py; each also has a form of its own.
@@ -60,30 +59,6 @@ def draw_wrong(photo: np.ndarray, pred: np.ndarray, label: np.ndarray, ignore_in
     )
     grey = _dark(photo) * (1 - left_out)
     return (grey * (1 - wrong) + np.array(WRONG, np.float32) * wrong).round().astype(np.uint8)
-
-
-def with_names(picture: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """A drawn label map (H, W, 3) with the name of each class in the middle of its largest region.
-
-    Regions that are too small for a name go without.
-    """
-    drawn = picture.copy()
-    scale = max(picture.shape[:2]) / 900
-    for index in np.unique(labels):
-        if index >= len(names):
-            continue
-        mask = np.pad((labels == index).astype(np.uint8), 1)  # the image's edge is an edge, too
-        _, inside, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(mask, cv2.DIST_L2, 3))
-        if inside < 14 * scale:
-            continue
-        (width, height), _ = cv2.getTextSize(names[index], cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        left = min(max(x - width // 2, 0), max(0, picture.shape[1] - width))
-        for color, thickness in (((0, 0, 0), max(3, round(4 * scale))), ((255, 255, 255), max(1, round(1.5 * scale)))):
-            origin = (int(left), int(y + height // 2))
-            cv2.putText(
-                drawn, names[index], origin, cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA
-            )  # fmt: skip
-    return drawn
 
 
 def draw_boxes(photo: np.ndarray, objects: Objects, palette: list[Color], scale: float) -> np.ndarray:

@@ -11,9 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
-from ..analysis.pictures import Color, class_colors, draw_instances, draw_labels
+from ..analysis.pictures import Color, class_colors, draw_instances, draw_labels, with_names
 from ..data.samples import VOID, FedSamples, Sample, View, resized
-from ..engine.report_pictures import with_names
 from .figures import PALETTE, SYMBOLS, to_json
 from .page import Column, write_page
 from .thumbnails import Picture, picture

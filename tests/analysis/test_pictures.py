@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.analysis.pictures import class_colors, contact_sheet, draw_instances, draw_labels, sheet
+from densevit.analysis.pictures import class_colors, contact_sheet, draw_instances, draw_labels, sheet, with_names
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
 
@@ -71,3 +71,14 @@ def test_sheets(image, tmp_path):
     width, height = Image.open(files[0]).size
     assert width > 2 * 60 and height > 40
     assert Image.open(contact_sheet(tmp_path / 'all.png', files, columns=2)).size == (2 * width, 2 * height)
+
+
+def test_names_stand_in_their_regions():
+    label = np.zeros((200, 300), np.int64)
+    label[:, 150:] = 1
+    label[:3, :3] = 2
+    blank = np.full((200, 300, 3), 90, np.uint8)
+    drawn = with_names(blank, label, ['left', 'right', 'tiny'])
+    changed = (drawn != blank).any(-1)
+    assert changed[:, :150].any() and changed[:, 150:].any() and not changed[:8].any()
+    assert (with_names(blank, np.full((200, 300), 255), ['left']) == blank).all()

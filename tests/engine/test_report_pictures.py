@@ -21,7 +21,6 @@ from densevit.engine.report_pictures import (
     label_thumbnails,
     recording,
     shrunk,
-    with_names,
 )
 
 SIZE = (90, 131)
@@ -61,17 +60,6 @@ def test_what_became_of_objects():
     assert tuple(drawn[50, 90]) == FALSE
     assert drawn[64:72, 86:94].any(), 'crossed out'
     assert not drawn[60, 70].any() or not drawn[60, 110].any()
-
-
-def test_names_stand_in_their_regions():
-    label = np.zeros((200, 300), np.int64)
-    label[:, 150:] = 1
-    label[:3, :3] = 2
-    blank = np.full((200, 300, 3), 90, np.uint8)
-    drawn = with_names(blank, label, ['left', 'right', 'tiny'])
-    changed = (drawn != blank).any(-1)
-    assert changed[:, :150].any() and changed[:, 150:].any() and not changed[:8].any()
-    assert (with_names(blank, np.full((200, 300), 255), ['left']) == blank).all()
 
 
 def backbone() -> PyramidVisionTransformerV2:
