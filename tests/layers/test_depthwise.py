@@ -183,3 +183,34 @@ def test_backward_within_autocast():
     loss = depthwise_mlp(x, *parts).square().sum()
     with torch.autocast('cpu', torch.bfloat16):
         torch.testing.assert_close(torch.autograd.grad(loss, inputs), expected, rtol=0, atol=0)
+
+
+def test_a_compiled_program_keeps_the_slices(small_slices, steps):
+    fc1, conv, fc2 = layers()
+    x = images(2, 9, 5, 6)
+    compiled = torch.compile(lambda x: depthwise_mlp(x, fc1, conv, fc2), backend='aot_eager', fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), depthwise_mlp(x, fc1, conv, fc2))
+    assert steps == [32, 32, 6] * 2
+    # with gradients the compiler sees the formula, and finds their program itself
+    x.requires_grad_()
+    gradients = torch.autograd.grad(compiled(x).square().sum(), [x, conv.weight])
+    assert steps == [32, 32, 6] * 2
+    expected = torch.autograd.grad(formula(x, fc1, conv, fc2, False).square().sum(), [x, conv.weight])
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other)
+
+
+def test_an_exported_program_has_only_operations_that_others_know():
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.conv, self.fc2 = layers()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return depthwise_mlp(x, self.fc1, self.conv, self.fc2)
+
+    for strict in (False, True):
+        with torch.no_grad():
+            graph = torch.export.export(Part(), (images(2, 9, 5, 6),), strict=strict).graph
+        assert not [node for node in graph.nodes if 'densevit' in str(node.target)]
