@@ -5,7 +5,8 @@
     python tools/test.py CONFIG b.pth --report reports/b
     python tools/compare_runs.py reports/a reports/b --out a_b.html
 
-Both must have been tested on the same classes and images. Differences are the second minus the first.
+Both must have been tested on the same classes and images; where other conditions of the tests differ, the page and a
+warning say so. Differences are the second minus the first.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from densevit.pages.runs import compare_runs
 
-    print(f'page: {compare_runs(args.first, args.second, args.out).resolve()}')
+    page, unequal = compare_runs(args.first, args.second, args.out)
+    for sentence in unequal:
+        print(f'warning: not tested under the same conditions: {sentence}', file=sys.stderr)
+    print(f'page: {page.resolve()}')
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,13 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 def sheet(path: str | Path, titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], scale: int = 1) -> Path:
     """Write rows of equally large RGB pictures (H, W, 3) under a line of column titles; return the path."""
     height, width = (side * scale for side in rows[0][0].shape[:2])
-    page = Image.new(
-        'RGB',
-        (len(titles) * (width + _MARGIN) + _MARGIN, len(rows) * (height + _MARGIN) + _MARGIN + _HEADER),
-        'white',
-    )
+    font = ImageFont.load_default(14)
+    step = _MARGIN + max(width, *(math.ceil(font.getlength(title)) for title in titles))
+    page = Image.new('RGB', (len(titles) * step + _MARGIN, len(rows) * (height + _MARGIN) + _MARGIN + _HEADER), 'white')
     pen = ImageDraw.Draw(page)
     for column, title in enumerate(titles):
-        left = _MARGIN + column * (width + _MARGIN)
-        pen.text((left, _MARGIN), title, fill='black', font=ImageFont.load_default(14))
+        left = _MARGIN + column * step
+        pen.text((left, _MARGIN), title, fill='black', font=font)
         for row, pictures in enumerate(rows):
             picture = Image.fromarray(pictures[column]).resize((width, height), Image.Resampling.BILINEAR)
             page.paste(picture, (left, _HEADER + _MARGIN + row * (height + _MARGIN)))

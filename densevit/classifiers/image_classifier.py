@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from ..backbones.swin import SwinTransformer
 from ..backbones.swin_v2 import SwinTransformerV2
 from ..errors import did_you_mean
 from ..layers.attention_record import AttentionRecord, Recordable, record_attention
-from ..layers.learned_aggregation import Aggregate, LearnedAggregation
+from ..layers.learned_aggregation import Aggregate, LearnedAggregation, PerClassLinear
 from ..registry import MODELS
 from .pools import AveragePool, CarriedClassToken, LateClassToken
 from .swin import follow_classifier_rules
@@ -46,19 +45,6 @@ RECIPES: dict[type[Backbone], Recipe] = {
     CvT: Recipe('cls_token', 1e-5),
 }
 POOLS = ('learned', 'learned_multi', 'average', 'cls_token')
-
-
-class PerClassLinear(nn.Module):
-    """One linear unit per class, which reads the vector of its class only: (B, K, C) -> (B, K)."""
-
-    def __init__(self, embed_dims: int, num_classes: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_classes, embed_dims))
-        self.bias = nn.Parameter(torch.empty(num_classes))
-        _init_layer(self)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        return (vectors * self.weight).sum(dim=-1) + self.bias
 
 
 @MODELS.register_module()

@@ -19,9 +19,10 @@ from ..benchmark.report import machine_line, read_results
 from ..benchmark.report import write_json as write_results
 from ..benchmark.run import Options, inspect
 from ..errors import UserError, did_you_mean
-from ..pages.comparison import models_of, write_comparison
+from ..pages.comparison import write_comparison
 from .config import configs_dir
 from .model_index import read_families
+from .model_table import axes_of, models_of, results_of
 
 __all__ = ['compare_models', 'measure']
 
@@ -48,7 +49,8 @@ def compare_models(args: argparse.Namespace) -> int:
                 f'{str(file)!r} has results of kind {content["kind"]!r}, in which no model was measured alone; give '
                 'what `tools/benchmark.py MODEL --json FILE` or --measure has written.'
             )
-    print(write_comparison(args.out, families, contents).resolve())
+    page = write_comparison(args.out, models, results_of(families), *axes_of(models, contents))
+    print(page.resolve())
     return 1 if failed else 0
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..analysis.attention_pictures import attention_overlay, attention_sheet, mark
+from ..analysis.attention_pictures import attention_overlay, attention_sheet, mark, with_scale
 from ..analysis.explanation import map_numbers
 from ..backbones.base import Backbone
 from ..classifiers.image_classifier import ImageClassifier
@@ -135,7 +135,8 @@ def _query(layer: AttentionLayer, pixel: tuple[float, float] | None) -> Query:
 
 
 def _overlay(attention: torch.Tensor, layer: AttentionLayer, view: View) -> np.ndarray:
-    return attention_overlay(view.picture, attention.cpu().numpy(), view.drawn(layer.key_extent))
+    seen, extent = attention.cpu().numpy(), view.drawn(layer.key_extent)
+    return with_scale(attention_overlay(view.picture, seen, extent), seen, extent)
 
 
 def _rows(layer: AttentionLayer, found: AttentionMap, view: View, picture: np.ndarray) -> list[Row]:

@@ -28,6 +28,7 @@ from ..checkpoints.origins import to_ours
 from ..checkpoints.read import unwrap
 from ..classifiers.image_classifier import ImageClassifier
 from ..errors import UserError, did_you_mean
+from .conditions import leaf_dataset
 from .config import load_config
 
 __all__ = ['Subject', 'View', 'load_subject']
@@ -237,10 +238,8 @@ def _dense_view(config: str, model: nn.Module) -> Callable[[np.ndarray], View]:
     """As the config's test pipeline feeds its model."""
     cfg = load_config(config)
     scope = cfg.get('default_scope', 'mmengine')
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
-    while dataset is not None and 'pipeline' not in dataset:
-        dataset = dataset.get('dataset')
-    if dataset is None:
+    dataset = leaf_dataset((cfg.get('test_dataloader') or {}).get('dataset'))
+    if dataset is None or 'pipeline' not in dataset:
         raise UserError(f'config {config!r} has no test_dataloader whose pipeline says how images are fed.')
     steps: list[Any] = []
     for step in dataset.pipeline:

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..evaluation.tables import merged, write_json
 from ..pages.page import Card
 from ..pages.report import VERSION, write_report_page
 from ..pages.thumbnails import Picture, picture
+from .conditions import conditions_of_test, dataset_name, leaf_dataset
 from .pictures import draw_sample
 from .report_hook import SCORE, ImageRow, ReportHook, objects_of, pixels_of
 from .report_pictures import draw_attention, draw_outcome, draw_wrong, recording, shrunk
@@ -61,11 +63,19 @@ def check_folder(folder: str) -> Path:
     return path
 
 
-def write_report(runner: Runner, metrics: dict[str, float], folder: Path) -> Path:
+def write_report(
+    runner: Runner, metrics: dict[str, float], folder: Path, cfg_options: Mapping[str, Any] | None = None
+) -> Path:
     """Write ``index.html``, and for comparisons ``report.json`` and ``thumbnails.json``; return the page's path.
 
     On the main process, after a test in which a :class:`ReportHook` watched. The images that are shown large are
     predicted once more, now with their attention recorded.
+
+    Args:
+        runner: of the test.
+        metrics: what it gave.
+        folder: where to.
+        cfg_options: what the command line changed of the config.
     """
     begin = time.perf_counter()
     hook = next(hook for hook in runner.hooks if isinstance(hook, ReportHook))
@@ -76,6 +86,7 @@ def write_report(runner: Runner, metrics: dict[str, float], folder: Path) -> Pat
         'version': VERSION,
         'name': Path(runner.cfg.filename).stem if runner.cfg.filename else runner.experiment_name,
         'task': task,
+        'conditions': conditions_of_test(runner.cfg, len(hook.rows), cfg_options),
         'classes': hook.names,
         'palette': hook.palette,
         'metrics': metrics,
@@ -177,12 +188,16 @@ def _card(runner: Runner, hook: ReportHook, size: tuple[int, int]) -> dict[str, 
     device = next(model.parameters()).device
     threads = torch.get_num_threads()
     machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else processor()
-    dataset = cfg.test_dataloader.dataset
+    dataset = leaf_dataset(cfg.test_dataloader.dataset) or {}
     facts = {
         'model': f'{type(model).__name__}, backbone {type(getattr(model, "backbone", model)).__name__}',
         'checkpoint': str(cfg.load_from) if cfg.load_from else 'no checkpoint',
         'weights': str(runner.report) if runner.report else 'random',
-        'data': f'{dataset.get("type")}, {len(hook.rows)} images, {dataset.get("data_root") or ""}',
+        'data': ', '.join(
+            str(each)
+            for each in (dataset_name(cfg), dataset.get('type'), f'{len(hook.rows)} images', dataset.get('data_root'))
+            if each
+        ),
         'speed': f'{hook.speed.images / hook.speed.seconds:.2f} images per second, prediction and scoring'
         if hook.speed.seconds
         else 'not measured: one batch only',

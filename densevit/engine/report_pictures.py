@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..analysis.attention_pictures import attention_overlay
+from ..analysis.attention_pictures import attention_overlay, full_light
 from ..analysis.detection_errors import Matches, Objects
 from ..analysis.pictures import Color, draw_labels
 
@@ -134,7 +134,8 @@ def draw_attention(
         attention = sample.class_attention
         index = classes[0] if classes else int(attention.presence.argmax())
         seen = attention.upsampled([index])[0].float().cpu().numpy()
-        return {f'attention: {names[index]}': attention_overlay(image, seen)}
+        caption = f'attention: {names[index]}, yellow: {full_light(seen, image.shape[:2])}'
+        return {caption: attention_overlay(image, seen)}
     if not record:
         return {}
     layer = next(iter(record.values()))
@@ -142,7 +143,8 @@ def draw_attention(
     height, width = sample.get('img_shape', image.shape)[:2]
     given = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # as the model was given it
     drawn = attention_overlay(given, seen, extent=layer.key_extent)
-    return {f'attention of {layer.name}': cv2.resize(drawn, image.shape[1::-1], interpolation=cv2.INTER_AREA)}
+    caption = f'attention of {layer.name}, yellow: {full_light(seen, given.shape[:2], layer.key_extent)}'
+    return {caption: cv2.resize(drawn, image.shape[1::-1], interpolation=cv2.INTER_AREA)}
 
 
 def to_array(values: Any) -> np.ndarray:

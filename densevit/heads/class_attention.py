@@ -15,9 +15,8 @@ from mmengine.model import BaseModule
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ..classifiers.image_classifier import PerClassLinear
 from ..layers.attention import attention_scores, merge_heads, split_heads
-from ..layers.learned_aggregation import LearnedAggregation
+from ..layers.learned_aggregation import LearnedAggregation, PerClassLinear
 from ..registry import MODELS
 from .patches import interpolation, patch_edges, patch_truth, valid_box, valid_patches
 

@@ -8,15 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from ..layers.interpolation import Span
-from ..layers.label_map import LogitMap, MeanOfWindows, label_map
+from ..layers.label_map import LogitMap, MeanOfWindows, label_map, window_starts
 
-__all__ = ['labels_by_windows', 'window_starts']
-
-
-def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """First positions of the windows along an axis, as mmsegmentation slides them: the last one ends with the axis."""
-    last = max(size - window, 0)
-    return [*range(0, last, stride), last]
+__all__ = ['labels_by_windows']
 
 
 def labels_by_windows(

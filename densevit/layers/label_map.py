@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .interpolation import Axis, Span, calculated_in, halves, interpolated_axis, on_cpu
 
-__all__ = ['CroppedMap', 'LogitMap', 'MeanOfWindows', 'ResizedMap', 'StoredMap', 'label_map']
+__all__ = ['CroppedMap', 'LogitMap', 'MeanOfWindows', 'ResizedMap', 'StoredMap', 'label_map', 'window_starts']
 
 # Logits in a block: on a CPU they and what they are computed from fit the L2 cache, on a GPU they are worth a launch.
 _CPU_BLOCK, _GPU_BLOCK = 800_000, 2**24
@@ -160,6 +160,12 @@ class CroppedMap(LogitMap):
         elif self.flip == 'horizontal':
             cols = Span(self.size[1] - cols.stop, self.size[1] - cols.start)
         return rows.moved(self.rows.start), cols.moved(self.cols.start)
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """First positions of the windows along an axis, as mmsegmentation slides them: the last one ends with the axis."""
+    last = max(size - window, 0)
+    return [*range(0, last, stride), last]
 
 
 class MeanOfWindows(LogitMap):

@@ -17,7 +17,7 @@ from .attention_layer import GlobalAttention
 from .attention_record import Recordable
 from .mlp import Mlp
 
-__all__ = ['Aggregate', 'LearnedAggregation', 'QueryAttention']
+__all__ = ['Aggregate', 'LearnedAggregation', 'PerClassLinear', 'QueryAttention']
 
 
 class Aggregate(NamedTuple):
@@ -152,3 +152,17 @@ class LearnedAggregation(nn.Module):
         queries = queries + self.gamma_2 * self.mlp(self.norm2(queries))
         vectors = self.norm(queries)
         return Aggregate(vectors, scores, scores.softmax(dim=-1)) if need_weights else vectors
+
+
+class PerClassLinear(nn.Module):
+    """One linear unit per class, which reads the vector of its class only: (B, K, C) -> (B, K)."""
+
+    def __init__(self, embed_dims: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, embed_dims))
+        self.bias = nn.Parameter(torch.empty(num_classes))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return (vectors * self.weight).sum(dim=-1) + self.bias

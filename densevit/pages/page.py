@@ -63,8 +63,9 @@ def write_page(path: str | Path, template: str, *, title: str, plots: bool = Fal
         template: a file in ``densevit/pages/templates`` that extends ``base.html.j2``.
         title: heading of the page.
         plots: the page has plots, so plotly's script travels in it: 4.8 MB.
-        data: what the template asks for. Every page knows ``subtitle`` and ``sections``, pairs of a section's id and
-            its name in the navigation. Text is escaped.
+        data: what the template asks for. Every page knows ``subtitle``, ``conditions``, rows of ``name``, ``value``
+            and ``unusual`` that stand below it, and ``sections``, pairs of a section's id and its name in the
+            navigation. Text is escaped.
     """
     page = (
         environment()

@@ -13,10 +13,11 @@ import plotly.graph_objects as go
 from .figures import DASHES, PALETTE, to_json
 from .page import Card, Column, write_page
 
-__all__ = ['RECALLS', 'VERSION', 'known', 'training_figures', 'write_report_page']
+__all__ = ['PERCENT', 'RECALLS', 'VERSION', 'known', 'training_figures', 'write_report_page']
 
-VERSION = 1  # of report.json
+VERSION = 2  # of report.json
 RECALLS = np.linspace(0, 1, 101)  # those of COCO's curves
+PERCENT = ('IoU', 'Acc', 'Dice', 'Fscore', 'Precision', 'Recall')  # of a class; all other scores are 0 to 1
 _WORDS = {
     'mIoU': 'mean over the classes, %',
     'mAcc': 'pixels found, mean over the classes, %',
@@ -34,6 +35,7 @@ _WORDS = {
 }
 BACKGROUND = 'nothing'  # of detections
 _CONFUSIONS = 40  # rows of the table
+_WITH_NUMBERS = 24  # classes of a confusion matrix whose cells have room for a number
 
 
 def write_report_page(
@@ -96,6 +98,7 @@ def write_report_page(
         subtitle=f'{facts["checkpoint"]}, tested on {facts["data"]}, {facts["date"]}',
         sections=sections,
         plots=True,
+        conditions=data['conditions'],
         headline=headline(data['metrics']),
         segmentation=segmentation,
         data=data,
@@ -103,6 +106,7 @@ def write_report_page(
         worst=worst,
         best=best,
         examples=examples,
+        attention=any(each.caption.startswith('attention') for card in (*worst, *best) for each in card.large),
         complexity=_complexity(data['card']),
         **parts,
     )
@@ -127,7 +131,7 @@ def _columns(per_class: Mapping[str, Mapping[str, float]]) -> list[Column]:
 
 def _digits(name: str) -> int:
     """Of percentages, counts, and shares of one."""
-    return 1 if name in ('IoU', 'Acc', 'Dice', 'Fscore', 'Precision', 'Recall') else 0 if name == 'images' else 3
+    return 1 if name in PERCENT else 0 if name == 'images' else 3
 
 
 def _class_bars(per_class: Mapping[str, Mapping[str, float]], segmentation: bool) -> str:
@@ -154,7 +158,7 @@ def _class_bars(per_class: Mapping[str, Mapping[str, float]], segmentation: bool
 
 
 def _confusion(matrix: np.ndarray, names: Sequence[str], unit: str) -> str:
-    """Each row in percent of its truth; once as it is, once as logarithm."""
+    """Each row in percent of its truth; once as it is, once as logarithm. Cells of few classes have the number too."""
     totals = matrix.sum(1, keepdims=True)
     percent = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     text = dict(customdata=np.stack([matrix, percent.round(3)], -1).astype(np.float32), x=names, y=names)
@@ -162,6 +166,9 @@ def _confusion(matrix: np.ndarray, names: Sequence[str], unit: str) -> str:
         f'truth %{{y}}<br>predicted %{{x}}<br>%{{customdata[1]:.2f}} % of the truth, %{{customdata[0]:,}} {unit}'
         '<extra></extra>'
     )
+    if len(names) <= _WITH_NUMBERS:
+        shown = np.where(percent >= 0.5, np.char.mod('%.0f', percent), '')  # of nan too
+        text |= dict(text=shown, texttemplate='%{text}')
     bar = dict(orientation='h', y=1, yanchor='bottom', thickness=12, x=0.5)
     with np.errstate(divide='ignore'):
         log = np.log10(percent.clip(min=1e-3))

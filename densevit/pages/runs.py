@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from ..errors import UserError
 from .figures import DASHES, PALETTE, to_json
 from .page import Card, Column, write_page
-from .report import RECALLS, VERSION, known, training_figures
+from .report import PERCENT, RECALLS, VERSION, known, training_figures
 from .thumbnails import Picture
 
 __all__ = ['compare_runs', 'read_report']
@@ -45,8 +45,10 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     return data
 
 
-def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> Path:
-    """Write a page that holds two runs side by side, differences as second minus first; return its path.
+def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> tuple[Path, list[str]]:
+    """Write a page that holds two runs side by side, differences as second minus first.
+
+    Returns its path, and a sentence for each condition of the tests that is not the same for both.
 
     Args:
         first, second: folders of reports.
@@ -60,7 +62,8 @@ def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> Path
     names = _names(a, b, first, second)
     measure = next((name for name in _MAIN if all(_has(each, name) for each in (a, b))), None)
     rows = _class_rows(a, b, measure) if measure else []
-    digits = 1 if measure == 'IoU' else 3
+    digits = _digits(measure)
+    unequal = _unequal(a, b, names)
     parts = {
         'metrics': _metric_rows(a, b),
         'class_columns': _columns('class', 'class', names, digits),
@@ -80,7 +83,7 @@ def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> Path
         ('training', 'Training', parts['training']),
         ('card', 'Model cards', True),
     )
-    return write_page(
+    page = write_page(
         out,
         'runs.html.j2',
         title=f'{names[0]} and {names[1]}',
@@ -88,6 +91,7 @@ def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> Path
         sections=[(id, name) for id, name, there in shown if there],
         plots=True,
         names=names,
+        unequal=unequal,
         measure=measure,
         score=a['score'],
         metric_columns=_columns('name', 'metric', names, 3),
@@ -95,6 +99,17 @@ def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> Path
         fact_columns=[Column('name', ''), Column('a', names[0]), Column('b', names[1])],
         **parts,
     )
+    return page, unequal
+
+
+def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """In words, which conditions of the tests differ."""
+    left, right = ({row['name']: row['value'] for row in each['conditions']} for each in (a, b))
+    return [
+        f'{name}: {left.get(name, "–")} ({names[0]}), {right.get(name, "–")} ({names[1]})'
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name) != right.get(name)
+    ]
 
 
 def _check_same(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
@@ -113,10 +128,21 @@ def _check_same(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
 
 
 def _names(a: Mapping[str, Any], b: Mapping[str, Any], first: str | Path, second: str | Path) -> tuple[str, str]:
-    """The configs' names, or those of the folders where they are the same, or the paths."""
-    folders = [path.parent if (path := Path(each).resolve()).is_file() else path for each in (first, second)]
-    choices = ((a['name'], b['name']), tuple(folder.name for folder in folders))
-    return next((pair for pair in choices if pair[0] != pair[1]), ('first', 'second'))
+    """The configs' names, or where they are the same as much of the folders' paths as tells them apart."""
+    if a['name'] != b['name']:
+        return a['name'], b['name']
+    left, right = (path.parent if (path := Path(each).resolve()).is_file() else path for each in (first, second))
+    for count in range(1, max(len(left.parts), len(right.parts)) + 1):
+        pair = tuple('/'.join(folder.parts[-count:]) for folder in (left, right))
+        if pair[0] != pair[1]:
+            return pair
+    return 'first', 'second'  # a run beside itself
+
+
+def _digits(name: str | None) -> int:
+    """Decimals of percentages, of a class or in the mean (``mIoU``, ``aAcc``), and of shares of one."""
+    short = (name or '').rpartition('/')[2]
+    return 2 if short in PERCENT or short[1:] in PERCENT else 3
 
 
 def _columns(key: str, title: str, names: Sequence[str], digits: int) -> list[Column]:
@@ -136,7 +162,7 @@ def _difference(a: float | None, b: float | None) -> float | None:
 def _metric_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = dict.fromkeys([*a['metrics'], *b['metrics']])
     return [
-        {'name': name, 'a': left, 'b': right, 'difference': _difference(left, right)}
+        {'name': name, 'a': left, 'b': right, 'difference': _difference(left, right), 'digits': _digits(name)}
         for name in names
         for left, right in [(a['metrics'].get(name), b['metrics'].get(name))]
     ]
@@ -156,13 +182,14 @@ def _class_rows(a: Mapping[str, Any], b: Mapping[str, Any], measure: str) -> lis
 
 def _difference_bars(rows: Sequence[Mapping[str, Any]], measure: str, names: Sequence[str]) -> str:
     ranked = sorted((row for row in rows if row['difference'] is not None), key=lambda row: row['difference'])
-    figure = go.Figure()
+    figure, digits = go.Figure(), _digits(measure)
     for index, (name, sign) in enumerate((('better', 1), ('worse', -1))):
         some = [row for row in ranked if (row['difference'] >= 0) == (sign > 0)]
         figure.add_bar(
             y=[row['class'] for row in some], x=[row['difference'] for row in some], orientation='h',
-            name=f'{names[1]} {name}', text=[f'{row["difference"]:+.3g}' for row in some], textposition='outside',
-            cliponaxis=False, marker=dict(color=PALETTE[2 + index], pattern_shape='/' if index else ''),
+            name=f'{names[1]} {name}', text=[f'{row["difference"]:+.{digits}f}' for row in some],
+            textposition='outside', cliponaxis=False,
+            marker=dict(color=PALETTE[2 + index], pattern_shape='/' if index else ''),
         )  # fmt: skip
     order = [row['class'] for row in ranked]
     figure.update_yaxes(type='category', categoryorder='array', categoryarray=order, dtick=1)
@@ -255,6 +282,8 @@ def _facts(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
                 row[column] += f' for {card["parts_of"]}'
         rows.append(row)
     facts = [each['card']['facts'] for each in (a, b)]
+    tested = [{f'tested: {row["name"]}': row['value'] for row in each['conditions']} for each in (a, b)]
+    facts = [{**one, **two} for one, two in zip(facts, tested)]
     return rows + [
         {'name': name, 'a': facts[0].get(name, '–'), 'b': facts[1].get(name, '–')}
         for name in dict.fromkeys([*facts[0], *facts[1]])

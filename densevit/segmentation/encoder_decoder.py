@@ -15,7 +15,15 @@ from torch import Tensor
 from ..heads.attached import WithClassAttention
 from ..heads.map_of_windows import MapOfWindows
 from ..layers.interpolation import Span
-from ..layers.label_map import CroppedMap, LogitMap, MeanOfWindows, ResizedMap, StoredMap, label_map
+from ..layers.label_map import (
+    CroppedMap,
+    LogitMap,
+    MeanOfWindows,
+    ResizedMap,
+    StoredMap,
+    label_map,
+    window_starts,
+)
 from ..registry import MODELS
 
 __all__ = ['EncoderDecoder', 'LazyLogits']
@@ -136,7 +144,7 @@ class EncoderDecoder(WithClassAttention, MmsegEncoderDecoder):
         size, batch = tuple(inputs.shape[2:]), len(inputs)
         height, width = (min(crop, whole) for crop, whole in zip(self.test_cfg['crop_size'], size))
         down, across = (
-            list(_window_starts(whole, crop, stride))
+            window_starts(whole, crop, stride)
             for whole, crop, stride in zip(size, self.test_cfg['crop_size'], self.test_cfg['stride'])
         )
         corners = [(row, col) for row in down for col in across]
@@ -165,12 +173,6 @@ class EncoderDecoder(WithClassAttention, MmsegEncoderDecoder):
         if flip or any((left, right, top, bottom)):
             logits = CroppedMap(logits, Span(top, height - bottom), Span(left, width - right), flip)
         return ResizedMap(logits, meta['ori_shape'][:2], self.align_corners)
-
-
-def _window_starts(size: int, crop: int, stride: int) -> Iterator[int]:
-    """First positions of windows that cover an axis; the last one ends with it."""
-    for index in range(max(size - crop + stride - 1, 0) // stride + 1):
-        yield max(min(index * stride + crop, size) - crop, 0)
 
 
 class LazyLogits(PixelData):

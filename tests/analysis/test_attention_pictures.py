@@ -14,14 +14,17 @@ from densevit.analysis.attention_pictures import (
     beside,
     class_overlay,
     fit_map,
+    full_light,
     in_own_colors,
     legend,
     light,
     mark,
     titled,
+    with_scale,
 )
 
 SIZE = (60, 100)
+NARROWEST = 168  # of pictures with words
 
 
 @pytest.fixture
@@ -69,6 +72,32 @@ def test_light():
     assert ramp.flat[490] == pytest.approx(0.5, abs=0.01)
 
 
+def test_only_attention_is_bright():
+    """A white wall that nobody looks at against a black one that is looked at."""
+    halves = np.zeros((*SIZE, 3), np.uint8)
+    halves[:, :50] = 255
+    seen = np.zeros(SIZE, np.float32)
+    seen[:, 50:] = 1
+    for picture in (attention_overlay(halves, seen), class_overlay(halves, seen[None])):
+        white, black = picture[:, :40].max(), picture[:, 60:].max(-1).min()
+        assert white < 110 and black > 1.6 * white
+    own = in_own_colors(halves, seen)  # black on black but for its outline
+    assert (own.reshape(-1, 3) == (255, 221, 0)).all(-1).sum() > 100
+
+
+def test_the_scale_says_what_full_light_is(photo):
+    ramp = np.linspace(0, 2, 60 * 100, dtype=np.float32).reshape(SIZE)  # full light at 1.96, the mean 1
+    assert full_light(ramp, SIZE) == '2.0 x the mean'
+    assert full_light(one_patch(2, 7), SIZE).endswith('x the mean')
+    assert full_light(np.zeros(SIZE, np.float32), SIZE) == '0.0 x the mean'
+    wide = np.concatenate([photo, photo, photo], axis=1)
+    picture = with_scale(wide, ramp, color=(0, 0, 200))
+    assert picture.shape[1] == 300 and np.array_equal(picture[:60], wide)
+    bar = picture[68]
+    assert not bar[0].any() and tuple(bar[-1]) == (0, 0, 200) and (np.diff(bar[:, 2].astype(int)) >= 0).all()
+    assert (picture[75:] < 100).any(), 'numbers'
+
+
 def test_overlay_is_yellow_where_attention_is_and_dark_grey_elsewhere(photo):
     picture = attention_overlay(photo, one_patch(2, 7)).astype(int)
     assert picture.shape == photo.shape
@@ -77,7 +106,7 @@ def test_overlay_is_yellow_where_attention_is_and_dark_grey_elsewhere(photo):
     assert blue < 5
     away = picture[:, :50]
     assert (away.max(-1) - away.min(-1) <= 1).all()
-    assert away.mean() < 0.4 * photo[:, :50].mean()
+    assert away.mean() < 0.6 * photo[:, :50].mean()
 
 
 def test_a_class_has_its_own_colour(photo):
@@ -100,14 +129,18 @@ def test_own_colors(photo):
 
 def test_words_take_the_room_that_they_need(photo):
     wide = titled(photo, 'a name that is far too long for a picture of one hundred pixels')
-    assert wide.shape[1] == 100
+    assert wide.shape[1] == NARROWEST
     assert wide.shape[0] > SIZE[0] + 3 * 18
-    assert np.array_equal(wide[-60:], photo)
-    row = beside([photo, photo], ['a name that is far too long for a picture', 'x'])
-    assert row.shape[1] == 2 * 100 + 6
-    assert np.array_equal(row[-60:, -100:], photo)
+    assert np.array_equal(wide[-60:, :100], photo) and (wide[-60:, 100:] == 255).all()
+    assert (wide[:, -2:] == 255).all(), 'no letter is cut'
+    cut = titled(photo, 'Donaudampfschifffahrtsgesellschaftskapitaen')
+    assert (cut[:, -2:] == 255).all() and (cut[26:38] < 100).any(), 'the rest of the word is on a line of its own'
+    row = beside([photo, photo[:30]], ['a name that is far too long for a picture', 'x'])
+    assert row.shape[1] == 2 * NARROWEST + 6
+    right = row[:, NARROWEST + 6 :]
+    assert np.array_equal(right[-60:-30, :100], photo[:30]) and (right[-30:] == 255).all()
     named = legend(photo, ['tabby', 'tiger'])
-    assert np.array_equal(named[:60], photo)
+    assert np.array_equal(named[:60, :100], photo)
     assert tuple(named[60 + 6 + 8, 10]) == HUES[0]
 
 
@@ -122,5 +155,5 @@ def test_sheet(photo, tmp_path):
     rows = [('one layer', [('photo', photo), ('mean', photo)]), ('another', [('photo', photo)])]
     path = attention_sheet(tmp_path / 'new' / 'sheet.png', rows)
     with Image.open(path) as sheet:
-        assert sheet.width == 2 * 100 + 6
+        assert sheet.width == 2 * NARROWEST + 6
         assert sheet.height > 2 * (60 + 18 + 18)

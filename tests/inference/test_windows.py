@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.inference.windows import labels_by_windows, window_starts
-from densevit.layers.label_map import ResizedMap, StoredMap
+from densevit.inference.windows import labels_by_windows
+from densevit.layers.label_map import ResizedMap, StoredMap, window_starts
 
 
 @pytest.mark.parametrize('size', [1, 5, 17, 40, 41, 100])

@@ -1,4 +1,4 @@
-"""The comparison page: every number of the metafiles, measurements beside them, and a plot that does as it is told."""
+"""The comparison page: results and measurements in tables, and a plot that does as it is told."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip('mmengine')
 
 from densevit.engine.model_index import Family, read_families  # noqa: E402
-from densevit.errors import UserError  # noqa: E402
-from densevit.pages.comparison import axes_of, models_of, results_of, write_comparison  # noqa: E402
+from densevit.engine.model_table import axes_of, models_of, results_of  # noqa: E402
+from densevit.pages.comparison import write_comparison  # noqa: E402
 from tests.browser import has_color  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,69 +34,16 @@ def measured(model: str, images_per_s: float, peak_bytes: int | None = 3_000_000
     return result | ({} if peak_bytes is None else {'peak_bytes': peak_bytes}) | more
 
 
-# -------------------------------------------------------------------------------------------------------- data
-def test_every_result_of_the_metafiles_is_there():
-    rows = results_of(FAMILIES)
-    count = Counter(row['metric'] for row in rows)
-    listed = Counter(
-        f'{result["Dataset"]} {name}'
-        for family in FAMILIES
-        for model in family.models
-        for result in model['Results']
-        for name in result['Metrics']
-        if name in ('mIoU', 'box AP', 'mask AP')
-    )
-    assert count == listed and count['ADE20K mIoU'] >= 25 and count['COCO mask AP'] >= 15
-    assert {row['metric'] for row in rows if row['measured']} == {'CamVid mIoU', 'nuclei box AP', 'nuclei mask AP'}
-    swin = [row for row in rows if row['model'] == SLOW]
-    assert [(row['value'], row['source'], row['others']) for row in swin] == [
-        (44.51, 'reported by the official code', 'mIoU(ms+flip) 45.81'),
-        (44.41, 'reported by mmsegmentation', 'mIoU(ms+flip) 45.79'),
-    ]
-
-
-def test_models_have_what_the_metafiles_count():
-    models = models_of(FAMILIES)
-    assert len(models) == sum(len(family.models) for family in FAMILIES) >= 97
-    assert models[SLOW] == {
-        'model': SLOW, 'short': 'swin', 'family': 'Swin Transformer', 'method': 'UPerNet', 'data': 'ADE20K',
-        'size': (512, 512), 'params': 59.941862, 'macs': 135.373045632, 'schedule': '160000 iterations',
-    }  # fmt: skip
-    assert models['mask_rcnn_pvtv2-b0-3x_coco']['schedule'] == '36 epochs'
-    assert {model['method'] for model in models.values()} == {
-        'UPerNet', 'Semantic FPN', 'Mask R-CNN', 'Cascade Mask R-CNN',
-    }  # fmt: skip
-
-
-def test_a_model_that_was_not_counted():
-    text = (ROOT / 'configs/cvt/metafile.yml').read_text().replace('    Metadata:', '    Something:')
-    with pytest.raises(UserError, match='upernet_cvt_ade20k has no Metadata: run `make models`'):
-        models_of([Family('configs/cvt/metafile.yml', text)])
-
-
-def test_measurements_are_kept_apart_by_their_conditions():
-    models = models_of(FAMILIES)
-    results = [
-        measured(FAST, 8.0), measured(f'configs/{SLOW}.py', 2.0, None), measured(SLOW, 3.0, size=[256, 256]),
-        measured(SLOW, 4.0, dtype='bf16'), measured('densevit.SwinTransformer:T', 9.0),
-    ]  # fmt: skip
-    axes, unknown = axes_of(models, [content(results), content([measured(SLOW, 5.0)], threads=1)])
-    assert unknown == ['densevit.SwinTransformer:T']
-    throughput = [axis for axis in axes if axis['kind'] == 'throughput']
-    assert [axis['values'] for axis in throughput] == [{FAST: 8.0, SLOW: 2.0}, {SLOW: 3.0}, {SLOW: 4.0}, {SLOW: 5.0}]
-    assert [axis['values'] for axis in axes if axis['kind'] == 'memory'][0] == {FAST: 3.0}
-    assert len({axis['id'] for axis in axes}) == len(axes) == 8
-    assert [('256 x 256' in axis['under'], 'bf16' in axis['under']) for axis in throughput[:3]] == [
-        (False, False), (True, False), (False, True),
-    ]  # fmt: skip
-    assert throughput[0]['where'] == 'a <processor>, 2 threads'
-
-
 # -------------------------------------------------------------------------------------------------------- page
+def written(path: Path, families: list[Family], contents: list[dict[str, Any]]) -> Path:
+    models = models_of(families)
+    return write_comparison(path, models, results_of(families), *axes_of(models, contents))
+
+
 @pytest.fixture(scope='module')
 def page(tmp_path_factory) -> Path:
     contents = [content([measured(FAST, 8.0), measured(SLOW, 2.0)])]
-    return write_comparison(tmp_path_factory.mktemp('page') / 'models.html', FAMILIES, contents)
+    return written(tmp_path_factory.mktemp('page') / 'models.html', FAMILIES, contents)
 
 
 @pytest.fixture
@@ -129,6 +76,10 @@ def plot(browser) -> dict[str, Any]:
     )
 
 
+def points(found: dict[str, Any]) -> int:
+    return sum(x is not None for name, t in found['traces'].items() if name != 'Pareto front' for x in t['x'])
+
+
 def test_the_page_needs_nothing_and_is_drawn(shown):
     browser = shown()
     assert browser.requests() == [] and browser.complaints() == []
@@ -136,11 +87,33 @@ def test_the_page_needs_nothing_and_is_drawn(shown):
     assert has_color(image, '#0072B2') and has_color(image, '#009E73')
     found = plot(browser)
     assert set(found['traces']) == {'PatchConvNet', 'PVT', 'PVTv2', 'Swin Transformer', 'Pareto front'}
-    points = sum(x is not None for name, t in found['traces'].items() if name != 'Pareto front' for x in t['x'])
-    assert points == Counter(row['metric'] for row in results_of(FAMILIES))['ADE20K mIoU']
-    assert f'{points} results of' in browser.find('#note').text
+    count = Counter(row['metric'] for row in results_of(FAMILIES) if not row['tested'])['ADE20K mIoU']
+    assert points(found) == count > 25
+    assert f'{count} results of' in browser.find('#note').text
     assert all(symbol.endswith('-open') for trace in found['traces'].values() for symbol in trace['symbol'] or ())
     assert (found['y'], found['type']) == ('ADE20K mIoU', 'linear')
+
+
+def test_results_under_other_conditions(shown):
+    browser = shown()
+    rows = [row for row in results_of(FAMILIES) if row['metric'] == 'ADE20K mIoU']
+    others = sum(not row['usual'] for row in rows)
+    assert '10 more were tested otherwise.' in browser.find('#note').text
+    choose(browser, 'tested', 'usual')
+    found = plot(browser)
+    assert points(found) == len(rows) - others < len(rows) - 10
+    assert not any('*' in text for t in found['traces'].values() for text in t['text'] or ())
+    choose(browser, 'tested', 'scales')
+    found = plot(browser)
+    assert points(found) == sum(row['tested'] != '' for row in rows) == 10
+    assert 45.81 in found['traces']['Swin Transformer']['y']
+    choose(browser, 'tested', 'any')
+    found = plot(browser)
+    assert points(found) == len(rows)
+    assert sum('*' in text for t in found['traces'].values() for text in t['text'] or ()) == others
+    choose(browser, 'tested', 'scales')
+    choose(browser, 'metric', 'COCO mask AP')  # which nobody reports at several scales
+    assert points(plot(browser)) > 10
 
 
 @pytest.mark.parametrize('dark', [False, True])
@@ -207,17 +180,21 @@ def test_the_legend_hides_a_family(shown):
 
 
 def test_tables(shown):
-    browser = shown()
+    browser = shown(width=1280)
+    for name in ('table', 'without-table', 'measurements'):
+        box = f"document.getElementById('{name}').parentElement"
+        assert browser.run(f'return {box}.scrollWidth - {box}.clientWidth') <= 0, f'{name} is cut'
     names = [each.text for each in browser.all('#without-table tbody th')]
     models = models_of(FAMILIES)
     assert set(names) == set(models) - {row['model'] for row in results_of(FAMILIES)} and len(names) > 40
     browser.find('[data-filter=table]').send_keys('swin_ade20k mmsegmentation')
     visible = [row.text for row in browser.all('#table tbody tr:not([hidden])')]
-    assert len(visible) == 1 and SLOW in visible[0] and '44.41' in visible[0] and '2.00' in visible[0]
+    assert len(visible) == 2 and SLOW in visible[0] and '44.41' in visible[0] and '2.00' in visible[0]
+    assert '45.79' in visible[1] and 'several scales and flips' in visible[1]
     browser.find('[data-filter=table]').clear()
     browser.find('[data-filter=table]').send_keys('ade20k ')
-    browser.run("document.querySelectorAll('#table thead button')[4].click()")
-    values = [float(cell.text) for cell in browser.all('#table tbody tr:not([hidden]) td:nth-child(5)')]
+    browser.run("document.querySelectorAll('#table thead button')[2].click()")
+    values = [float(cell.text) for cell in browser.all('#table tbody tr:not([hidden]) td:nth-child(3)')]
     assert values == sorted(values, reverse=True) and len(values) >= 25
     browser.run(
         "document.querySelector('#comparison .canvas').emit('plotly_click', {points: [{customdata: arguments[0], "
@@ -230,5 +207,5 @@ def test_text_stays_text(tmp_path):
     """A metafile may say anything."""
     text = (ROOT / 'configs/swin/metafile.yml').read_text()
     text = text.replace('reported by mmsegmentation', '"</script><b>bold</b>"')
-    page = write_comparison(tmp_path / 'page.html', [Family('configs/swin/metafile.yml', text)])
+    page = written(tmp_path / 'page.html', [Family('configs/swin/metafile.yml', text)], [])
     assert '</script><b>' not in page.read_text()

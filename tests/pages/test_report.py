@@ -46,9 +46,13 @@ def numbers(name: str, gain: float = 0.0, task: str = 'segmentation') -> dict:
         {'name': 'small', 'value': 20.0 + gain, 'count': 10}, {'name': 'large', 'value': math.nan, 'count': 0},
     ]}  # fmt: skip
     return {
-        'version': 1,
+        'version': 2,
         'name': name,
         'task': task,
+        'conditions': [
+            {'name': 'images', 'value': '12', 'unusual': False},
+            {'name': 'views', 'value': 'one' if gain < 5 else '6, averaged', 'unusual': gain >= 5},
+        ],
         'classes': CLASSES,
         'palette': [(20 * index, 90, 200) for index in range(count)],
         'metrics': {'mIoU': 61.25 + gain, 'aAcc': math.nan} if segmentation else {'coco/segm_mAP': 0.5, 'x_mAP_s': 0.1},
@@ -107,6 +111,37 @@ def test_every_part_is_drawn_offline(browser, page):
     links = [each.get_attribute('href').rpartition('#')[2] for each in browser.all('nav a')]
     assert all(browser.all(f'section#{each}') for each in links) and len(links) == 10
     assert '<b>' in browser.run("return document.querySelector('#card pre').textContent")
+    assert 'picture of attention' not in browser.find('#worst').text
+
+
+def test_attention_is_explained_where_it_is_shown(tmp_path):
+    data = numbers('x')
+    seen = picture(np.zeros((20, 33, 3), np.uint8), 'attention: sky, yellow: 12 x the mean')
+    cards = [Card('0.jpg', thumbnails(0), large=[seen])]
+    page = write_report_page(tmp_path / 'index.html', data, cards=cards, worst=cards, best=[], examples=[])
+    assert 'full yellow stands for so many times the mean' in page.read_text()
+
+
+def test_conditions_are_below_the_title(browser, page, tmp_path):
+    browser.open(page)
+    assert [each.text for each in browser.all('header .conditions li')] == ['images 12', 'views one']
+    assert not browser.all('.unusual')
+    browser.open(page_of(tmp_path, numbers('x', gain=5.0)))
+    assert [each.text for each in browser.all('.conditions .unusual')] == ['views 6, averaged']
+
+
+def test_cells_of_few_classes_have_their_numbers(browser, page, tmp_path):
+    browser.open(page)
+    browser.draw('#confusion-matrix')
+    shown = [each.text for each in browser.all('#confusion-matrix .heatmap-label')]
+    matrix = numbers('x')['confusion'][:-1, :-1]
+    wanted = 100 * matrix / matrix.sum(1, keepdims=True)
+    assert [text for text in shown if text] == [f'{each:.0f}' for each in wanted.ravel() if each >= 0.5]
+    many = [f'class {index}' for index in range(25)]
+    data = {**numbers('x'), 'classes': many, 'confusion': np.eye(25, dtype=np.int64), 'palette': [(0, 0, 0)] * 25}
+    browser.open(page_of(tmp_path, data))
+    browser.draw('#confusion-matrix')
+    assert not browser.all('#confusion-matrix .heatmap-label')
 
 
 def test_classes_sort_and_filter(browser, page):
@@ -206,10 +241,12 @@ def both(tmp_path_factory):
 
 
 def test_two_runs(browser, both, tmp_path):
-    browser.open(compare_runs(*both, tmp_path / 'deep' / 'runs.html'))
+    page, unequal = compare_runs(*both, tmp_path / 'deep' / 'runs.html')
+    browser.open(page)
+    assert unequal == [] and not browser.all('.warning')
     assert browser.find('h1').text == 'old and new'
     metrics = [[cell.text for cell in row.find_elements('css selector', 'th, td')] for row in browser.all('#metric-table tbody tr')]  # fmt: skip  # noqa: E501
-    assert metrics == [['mIoU', '61.250', '63.250', '2.000'], ['aAcc', '–', '–', '–']]
+    assert metrics == [['mIoU', '61.25', '63.25', '2.00'], ['aAcc', '–', '–', '–']]
     browser.draw('#class-bars')
     shown = browser.screenshot('#class-bars')
     assert has_color(shown, PALETTE[2]) and has_color(shown, PALETTE[3])
@@ -230,8 +267,29 @@ def test_two_runs(browser, both, tmp_path):
 
 def test_runs_of_one_config_are_called_by_their_folders(both, tmp_path):
     again = saved(tmp_path / 'again', numbers('old'))
-    page = compare_runs(both[0], again / 'report.json', tmp_path / 'x.html')
+    page, _ = compare_runs(both[0], again / 'report.json', tmp_path / 'x.html')
     assert '<title>a and again</title>' in page.read_text()
+
+
+@pytest.mark.parametrize('folders, names', [
+    (('one/report', 'two/report'), 'one/report and two/report'),
+    (('one/a/report', 'two/a/report'), 'one/a/report and two/a/report'),
+    (('one/report', 'one/report'), 'first and second'),
+])  # fmt: skip
+def test_runs_in_folders_of_one_name_are_told_apart(tmp_path, folders, names):
+    page, _ = compare_runs(*(saved(tmp_path / each, numbers('old')) for each in folders), tmp_path / 'x.html')
+    assert f'<title>{names}</title>' in page.read_text()
+
+
+def test_other_conditions_are_told(browser, both, tmp_path):
+    other = saved(tmp_path / 'c', numbers('averaged', gain=5.0))
+    page, unequal = compare_runs(both[0], other, tmp_path / 'x.html')
+    assert unequal == ['views: one (old), 6, averaged (averaged)']
+    browser.open(page)
+    assert 'not tested under the same conditions' in browser.find('.warning').text
+    assert unequal[0] in browser.find('.warning').text
+    facts = [row.text for row in browser.all('#facts tbody tr')]
+    assert 'tested: views one 6, averaged' in facts
 
 
 @pytest.mark.parametrize('change, message', [
@@ -253,5 +311,5 @@ def test_what_is_no_report(tmp_path):
     with pytest.raises(UserError, match='is no JSON'):
         read_report(tmp_path)
     path.write_text(json.dumps({'version': 99}))
-    with pytest.raises(UserError, match='version 99, expected 1'):
+    with pytest.raises(UserError, match='version 99, expected 2'):
         read_report(path)

@@ -44,6 +44,10 @@ def test_report(tool, scenes, tmp_path, request, config, fixture, checkpoint, cl
     total = data['card']['parts'][-1]
     assert total['part'] == 'total' and total['params'] > 1000 and total['macs'] > 1000
     assert 'loaded' in data['card']['facts']['weights']
+    assert data['card']['facts']['data'].startswith('scenes, ')
+    told = {row['name']: row for row in data['conditions']}
+    assert told['images']['value'] == '4' and told['views']['value'] == 'one' and not told['views']['unusual']
+    assert told['options']['unusual'] and 'model.backbone.arch.depth=1' in told['options']['value']
     page = (folder / 'index.html').read_text()
     assert page.count('class="card"') == 4 + 4  # two worst and two best, all
     assert 'id="confusion-matrix"' in page and 'id="training-1"' in page
@@ -56,6 +60,8 @@ def test_report_of_random_weights_with_averaging(tool, scenes, tmp_path):
     assert done.status == 0, done.err
     data = report(tmp_path / 'report')
     assert data['training'] == {} and data['card']['facts']['weights'] == 'random'
+    assert [row['name'] for row in data['conditions'] if row['unusual']] == ['views', 'options']
+    assert 'averaged (test-time augmentation)' in (tmp_path / 'report' / 'index.html').read_text()
     matrix = np.array(data['confusion'])
     assert 100 * matrix.trace() / matrix.sum() == pytest.approx(metrics(tmp_path, 'metrics_tta.json')['aAcc'])
 
