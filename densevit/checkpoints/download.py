@@ -60,8 +60,8 @@ def local_file(source: str | Path, *, sha256: str | None = None) -> Path:
         raise CheckpointError(f'sha256={sha256!r}: give the first 8 to 64 hexadecimal digits of the hash.')
     if is_url(source):
         return _Entry(urldefrag(str(source)).url, expected).get()
-    path = Path(source).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(source))
+    if not os.path.isfile(path):  # Path's own raises where a name is too long
         raise CheckpointError(
             f'checkpoint {str(source)!r} does not exist; give the path or the URL of a .pth or .safetensors file.'
         )

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from .atomic import digest_file, is_damaged
 from .download import is_url, local_file
 from .errors import CheckpointError
 from .safe import load_torch_file
 
-__all__ = ['read_checkpoint', 'read_state_dict', 'unwrap']
+__all__ = ['check_digest', 'read_checkpoint', 'read_state_dict', 'unwrap']
 
 # Under which key the known trainers keep the weights; an averaged copy wins, as it is the one that was evaluated.
 _WRAPPERS = ('state_dict_ema', 'state_dict', 'model_ema', 'model')
@@ -35,10 +36,11 @@ def read_checkpoint(source: str | Path, *, trust: bool = False, sha256: str | No
         sha256: the file's hash, or its first 8 digits or more, to be verified.
 
     Raises:
-        CheckpointError: no such file, another file than ``sha256`` says, not a checkpoint, or a file that would have to
-            run code to be read.
+        CheckpointError: no such file, another file than ``sha256`` or the hash beside it says, not a checkpoint, or a
+            file that would have to run code to be read.
     """
     path = local_file(source, sha256=sha256)
+    check_digest(path)
     name = f'{source!r}, kept at {path},' if is_url(source) else repr(str(path))
     if path.suffix == '.safetensors':
         from safetensors import SafetensorError
@@ -55,6 +57,21 @@ def read_checkpoint(source: str | Path, *, trust: bool = False, sha256: str | No
     except Exception as error:  # of a file that is something else, torch's reader can raise anything
         reason = str(error).partition('\n')[0]
         raise CheckpointError(f'{name} cannot be read as a torch file, is it whole? ({reason})') from error
+
+
+def check_digest(path: Path) -> bool:
+    """Hold a file against the hash beside it, as training writes it; return whether there is one.
+
+    Raises:
+        CheckpointError: it has another.
+    """
+    damaged = is_damaged(path)
+    if damaged:
+        raise CheckpointError(
+            f'{str(path)!r} is damaged: its SHA-256 is not the one in {digest_file(path).name}, which is to be deleted '
+            'if you have changed the file yourself.'
+        )
+    return damaged is not None
 
 
 def unwrap(content: Any, where: str = 'the state dict') -> dict[str, Tensor]:
