@@ -27,7 +27,9 @@ def training_curves(work_dir: str | Path) -> dict[str, list[tuple[int, float]]]:
             continue
         earlier = _curves(lines, begin)
         for name, points in earlier.items():
-            curves[name] = points + curves.get(name, [])
+            later = curves.get(name, [])
+            # a validation may have been done by both, the one before it was killed and the one that went on
+            curves[name] = [point for point in points if not later or point[0] < later[0][0]] + later
         begin = first
         if _from_the_start(lines):
             break
@@ -55,7 +57,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _curves(lines: list[dict[str, Any]], end: float) -> dict[str, list[tuple[int, float]]]:
     """Those before the iteration ``end``."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    step = 0  # validation counts epochs where training does: the iteration is that of the line before
+    steps = [line['step'] for line in lines if 'lr' in line and 'step' in line]
+    interval = steps[1] - steps[0] if len(steps) > 1 else 1
+    # validation counts epochs where training does: the iteration is that of the line before. A resumed run may begin
+    # with the validation that was due.
+    step = max(0, steps[0] - interval) if steps else 0
     for line in lines:
         training = 'lr' in line
         if training:

@@ -38,6 +38,15 @@ def test_a_resumed_run_goes_on_where_it_was_resumed(tmp_path):
     assert curves['mIoU'] == [(150, 40.0)]
 
 
+def test_a_validation_that_was_due_when_a_run_was_resumed(tmp_path):
+    """It comes before any training; here the first run had done it too."""
+    log(tmp_path, '20260101_000000', train(50, 3.0), train(100, 2.0), {'mIoU': 40.0, 'step': 100}, train(150, 9.0))
+    log(tmp_path, '20260102_000000', {'mIoU': 40.0, 'step': 100}, train(150, 1.0), train(200, 0.5))
+    curves = training_curves(tmp_path)
+    assert curves['mIoU'] == [(100, 40.0)]
+    assert curves['loss'] == [(50, 3.0), (100, 2.0), (150, 1.0), (200, 0.5)]
+
+
 def test_a_run_that_was_begun_anew_stands_alone(tmp_path):
     log(tmp_path, '20260101_000000', train(50, 3.0), train(100, 2.0))
     log(tmp_path, '20260102_000000', train(50, 1.0))
