@@ -81,5 +81,5 @@ def test_format_that_only_opencv_reads(tmp_path):
 
 
 def test_data_comes_without_the_engine():
-    code = "import sys, densevit.data.check; print([name for name in sys.modules if 'densevit.engine' in name])"
+    code = "import sys, densevit.check.data; print([name for name in sys.modules if 'densevit.engine' in name])"
     assert run_fresh(code).strip() == '[]'

@@ -17,6 +17,8 @@ log_level = 'INFO'
 load_from = None
 resume = False
 randomness = dict(seed=0)
+# a sample that cannot be used: 'stop', or 'skip' and count it, up to dict(policy='skip', limit=0.05) of all
+broken_samples = 'stop'
 
 val_cfg = dict(type='densevit.ValLoop')
 test_cfg = dict(type='TestLoop')
