@@ -120,6 +120,7 @@ class PatchConvNet(Backbone):
         'L120': dict(embed_dims=1024, depth=120, layer_scale_init=1e-6),  # 334.3 M
     }
     ARCH_DEFAULTS: ClassVar[Mapping[str, Any]] = dict(layer_scale_init=1e-6, stem_depth=4)
+    BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (PatchConvBlock,)
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -20,6 +20,7 @@ from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from ..registry import LOOPS
@@ -39,11 +40,12 @@ class ValLoop(_MmengineValLoop):
     needed: mmengine gives training and validation the same tags. It also shows the mean of the last ten
     values of everything that is called loss; here it is the last value.)
 
-    The loss is the mean over the images of each batch's loss, with the model in eval mode and the same
-    features as the prediction (sliding windows excepted: there the loss takes one more pass, over the whole
-    image). Test pipelines load the ground truth after resizing, so it is brought to the size of the images
-    here (:func:`truth_on_input`). Where boxes or pixels are sampled, it is with fixed random numbers of their
-    own: the loss of the same weights is the same again, and training goes on as if it had not been measured.
+    The loss is the mean over the images of each one's loss, with the model in eval mode and the same features as
+    the prediction (sliding windows excepted: there the loss takes one more pass, over the whole image): it does
+    not depend on the batch size, but for padding, nor on the number of processes. Test pipelines load the ground
+    truth after resizing, so it is brought to the size of the images here (:func:`truth_on_input`). Where boxes or
+    pixels are sampled, it is with fixed random numbers of the image's own: the loss of the same weights is the
+    same again, and training goes on as if it had not been measured.
 
     Batches without ground truth are left out; if that is all of them, or if the model has no loss, the log
     says so.
@@ -68,14 +70,14 @@ class ValLoop(_MmengineValLoop):
         super().__init__(runner, dataloader, evaluator, fp16)
         self.loss = loss
         self._sums: dict[str, float] = defaultdict(float)
-        self._num_images = 0
+        self._num_images = self._num_seen = 0
 
     def run(self) -> dict:
         """Validate; returns the metrics and the loss. The model is left in the mode in which it was."""
         model, scalars = self.runner.model, self.runner.message_hub.log_scalars
         was_training = model.training
         self._sums.clear()
-        self._num_images = 0
+        self._num_images = self._num_seen = 0
         # mmengine logs the mean over the last validations of what is called loss: keep none but the next.
         for name in [name for name in scalars if name.startswith('val/val/')]:
             del scalars[name]
@@ -101,11 +103,12 @@ class ValLoop(_MmengineValLoop):
         if not self.loss or not callable(getattr(inner, 'loss', None)):
             super().run_iter(idx, data_batch)
             return
-        with _shared_features(inner), _model_input(inner) as seen:
+        with _shared_features(inner) as features, _model_input(inner) as seen:
             super().run_iter(idx, data_batch)
             inputs, samples = seen.get('inputs'), seen.get('data_samples')
             if not torch.is_tensor(inputs) or not samples:
                 return
+            first, self._num_seen = self._num_seen, self._num_seen + len(samples)
             samples = [truth_on_input(sample, inputs.shape[-2:], _ignored(inner)) for sample in samples]
             if any(sample is None for sample in samples) or not _has_masks(inner, samples):
                 return
@@ -113,12 +116,17 @@ class ValLoop(_MmengineValLoop):
                 inner.data_preprocessor.pad_gt_masks(samples)
             # DDP would broadcast buffers in its forward, and wait for processes that have fewer batches.
             call = inner if isinstance(model, DistributedDataParallel) else model
-            with fixed_randomness(idx, inputs.device), autocast(enabled=self.fp16):
-                losses = call(inputs, samples, mode='loss')
-            _, parts = inner.parse_losses(losses)
-            for name, value in parts.items():
-                self._sums[name] += float(value) * len(samples)
-            self._num_images += len(samples)
+            rank, world_size = get_dist_info()
+            for index, sample in enumerate(samples):
+                place = (first + index) * world_size + rank
+                if place >= len(self.dataloader.dataset):
+                    return  # a distributed sampler repeats images until all processes have equally many
+                with fixed_randomness(place, inputs.device), autocast(enabled=self.fp16):
+                    losses = call(features.of_image(inputs, index), [sample], mode='loss')
+                _, parts = inner.parse_losses(losses)
+                for name, value in parts.items():
+                    self._sums[name] += float(value)
+                self._num_images += 1
 
     def _mean_losses(self) -> dict[str, float]:
         """The mean over the images of all processes."""
@@ -205,23 +213,44 @@ def fixed_randomness(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+class _Features:
+    """The newest result of a model's ``extract_feat``; one only: a sliding window asks for each crop once."""
+
+    def __init__(self) -> None:
+        self.inputs: Tensor | None = None
+        self.maps: Any = None
+        self._batch: tuple[Tensor | None, Any] = (None, None)
+
+    def of_image(self, inputs: Tensor, index: int) -> Tensor:
+        """An image of a batch, whose features need not be computed again if the batch's are the newest."""
+        if len(inputs) == 1:
+            return inputs
+        if self.inputs is inputs:
+            self._batch = (inputs, self.maps)
+        image = inputs[index : index + 1]
+        of, maps = self._batch
+        if of is inputs:
+            self.inputs, self.maps = image, tree_map(lambda each: each[index : index + 1], maps)
+        return image
+
+
 @contextmanager
-def _shared_features(model: nn.Module) -> Iterator[None]:
+def _shared_features(model: nn.Module) -> Iterator[_Features]:
     """Within this context ``model.extract_feat``, asked for the same tensor again, returns the same."""
     extract: Callable[[Tensor], Any] | None = getattr(model, 'extract_feat', None)
+    newest = _Features()
     if extract is None:
-        yield
+        yield newest
         return
-    newest: list[Any] = [None, None]  # one only: a sliding window asks for each crop once
 
     def extract_feat(inputs: Tensor) -> Any:
-        if newest[0] is not inputs:
-            newest[:] = inputs, extract(inputs)
-        return newest[1]
+        if newest.inputs is not inputs:
+            newest.inputs, newest.maps = inputs, extract(inputs)
+        return newest.maps
 
     model.extract_feat = extract_feat
     try:
-        yield
+        yield newest
     finally:
         del model.extract_feat  # the class's own comes back
 
