@@ -32,7 +32,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import densevit  # noqa: E402, F401  (before mmdet)
-from densevit.engine.cli import run_tool  # noqa: E402
+from densevit.engine.cli import add_safe_config, run_tool  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         action='store_true',
         help='let the checkpoint run code; only for files of people you trust with this computer',
     )
+    add_safe_config(parser)
     parser.add_argument('--debug', action='store_true', help='show the traceback of a mistake')
     return parser
 

@@ -3,7 +3,7 @@
 
     python tools/train.py configs/upernet_patchconvnet_ade20k.py --amp
     python tools/train.py configs/mask_rcnn_patchconvnet_coco.py --accumulate 8
-    torchrun --nproc_per_node 8 tools/train.py configs/upernet_patchconvnet_ade20k.py --launcher pytorch
+    python tools/train.py configs/upernet_patchconvnet_ade20k.py --processes 8
 
 What stands later wins: file, then --cfg-options, then the other options.
 """
@@ -40,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, GPU or CPU')
     parser.add_argument(
+        '--fsdp',
+        action='store_true',
+        help='divide weights, gradients and optimizer state among the processes, instead of a whole model in each',
+    )
+    parser.add_argument(
         '--accumulate', type=int, default=1, metavar='N', help='update the weights every N batches (default: 1)'
     )
     parser.add_argument(
@@ -52,6 +57,14 @@ def parser() -> argparse.ArgumentParser:
         const=0.0005,
         metavar='MOMENTUM',
         help='keep and evaluate a moving average of the weights (default momentum: 0.0005)',
+    )
+    parser.add_argument(
+        '--skip-broken',
+        type=float,
+        nargs='?',
+        const=5.0,
+        metavar='PERCENT',
+        help='go on without training samples that cannot be used, count and list them; stop above this share (5)',
     )
     parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard logs too')
     parser.add_argument('--wandb', action='store_true', help='log to Weights & Biases too')

@@ -12,10 +12,12 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoints.origins import Recognised
 from ..checkpoints.pretrained import always_whole
 from ..errors import did_you_mean
 from ..layers.attention import check_attn_backend
 from ..layers.attention_record import AttentionRecord, Recordable, record_attention
+from ..layers.transformer_block import TransformerBlock
 
 __all__ = ['Backbone']
 
@@ -47,6 +49,8 @@ class Backbone(BaseModule):
     ARCH_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     # Parameters that a classifier's weights do not have, such as norms of the maps for dense heads.
     DENSE_ONLY: ClassVar[re.Pattern[str] | None] = None
+    # Classes of the blocks that a backbone repeats: what is gathered at a time where processes divide its weights.
+    BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (TransformerBlock,)
 
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
@@ -122,6 +126,14 @@ class Backbone(BaseModule):
         Returns:
             A tensor of the parameter's shape, whose values may be computed anew; None where nothing is to be done, or
             the shapes differ for another reason.
+        """
+        return None
+
+    def recognise(self, tensors: Mapping[str, Tensor]) -> Recognised | None:
+        """A checkpoint's tensors by this backbone's names, where it knows them and ``checkpoints/origins.py`` does not.
+
+        Args:
+            tensors: of a classifier, of a backbone alone, or of a whole model with the backbone below ``backbone.``.
         """
         return None
 

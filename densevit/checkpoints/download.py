@@ -61,6 +61,8 @@ def local_file(source: str | Path, *, sha256: str | None = None) -> Path:
     if is_url(source):
         return _Entry(urldefrag(str(source)).url, expected).get()
     path = Path(os.path.expanduser(source))
+    if os.path.isdir(path):
+        raise CheckpointError(f'checkpoint {str(source)!r} does not exist as a file: it is a folder; give one in it.')
     if not os.path.isfile(path):  # Path's own raises where a name is too long
         raise CheckpointError(
             f'checkpoint {str(source)!r} does not exist; give the path or the URL of a .pth or .safetensors file.'

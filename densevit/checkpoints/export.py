@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import did_you_mean
+from .atomic import digest_file
 from .errors import CheckpointError
 from .names import BACKBONE
 from .origins import DENSEVIT, ORIGINS, Origin, family_of, to_ours
@@ -112,6 +113,7 @@ def save_state_dict(tensors: Mapping[str, Tensor], path: str | Path, *, force: b
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(part, 0o666 & ~umask)  # safetensors makes private files
+            digest_file(path).unlink(missing_ok=True)  # of the checkpoint that is overwritten
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +18,12 @@ from .read import read_state_dict, unwrap
 __all__ = ['CheckpointError', 'LoadReport', 'load_weights']
 
 _FEW = 5  # names that a refusal lists of a kind
+# By the beginnings of their tensors' names, as mmsegmentation and mmdetection call the heads.
+_TASKS = {
+    'segmentor': ('decode_head.', 'auxiliary_head.'),
+    'detector': ('roi_head.', 'rpn_head.', 'bbox_head.', 'mask_head.'),
+    'classifier': CLASSIFIER,
+}
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,10 @@ def load_weights(
     else:
         tensors = read_state_dict(source, trust=trust, sha256=sha256)
     own = model.state_dict()
-    given = to_names_of(own, tensors)
+    recognise = getattr(getattr(model, 'backbone', model), 'recognise', None)
+    given = (recognise and recognise(tensors)) or to_names_of(own, tensors)
     _check_family(given, own, model)
+    _check_task(given, own, model)
     if check := getattr(getattr(model, 'backbone', model), 'check_derived', None):
         check({name.removeprefix(BACKBONE): table for name, table in given.tables.items()})
     _check_kinds(given.tensors)
@@ -227,6 +235,22 @@ def _check_family(given: Recognised, own: Mapping[str, Tensor], model: nn.Module
             f'the checkpoint ({given.origin}) has weights of {theirs}, and the backbone of this {type(model).__name__} '
             f'is {ours}. Nothing was loaded; check that config and checkpoint are of the same model.'
         )
+
+
+def _check_task(given: Recognised, own: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse the weights of a model for another task, likewise; a classifier's serve all of them."""
+    theirs, ours = _task_of(given.tensors), _task_of(own)
+    if theirs in (None, 'classifier', ours) or ours is None:
+        return
+    raise CheckpointError(
+        f'the checkpoint ({given.origin}) is that of a {theirs}, and this {type(model).__name__} is a {ours}. Nothing '
+        f'was loaded; give the checkpoint of a {ours}, or start from the backbone alone: '
+        "model.backbone.init_cfg=dict(type='densevit.Pretrained', checkpoint=...)."
+    )
+
+
+def _task_of(names: Iterable[str]) -> str | None:
+    return next((task for task, heads in _TASKS.items() if any(name.startswith(heads) for name in names)), None)
 
 
 def _check_kinds(tensors: Mapping[str, Tensor]) -> None:

@@ -75,19 +75,25 @@ def check_whole(path: Path) -> None:
         return
     with path.open('rb') as file:
         head = file.read(2)
-    # torch would take it for one of its old files, which were none
-    if head in (b'', b'PK') and not zipfile.is_zipfile(path):
-        raise CheckpointError(f'{str(path)!r} is {"cut short" if head else "empty"}.')
+    # torch would take an empty or a cut one for one of its old files, which were no archives
+    if head in (b'', b'PK'):
+        _check_archive(path)
     read_checkpoint(path)
-    if head == b'PK':
-        try:
-            # torch writes checksums and does not look at them
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-        except zipfile.BadZipFile as error:
-            raise CheckpointError(f'{str(path)!r} is damaged: {error}.') from error
-        if broken is not None:
-            raise CheckpointError(f'{str(path)!r} is damaged: {broken} in it does not have its checksum.')
+
+
+def _check_archive(path: Path) -> None:
+    """Look at the checksums, which torch writes and does not look at; a damaged file may ask for anything."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f'{str(path)!r} is {"cut short" if path.stat().st_size else "empty"}.')
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except CheckpointError:
+        raise
+    except Exception as error:  # of a broken archive, Python's reader can raise many kinds
+        raise CheckpointError(f'{str(path)!r} is damaged: {error}.') from error
+    if broken is not None:
+        raise CheckpointError(f'{str(path)!r} is damaged: {broken} in it does not have its checksum.')
 
 
 def _candidates(folder: Path, note: Path) -> list[Path]:

@@ -55,7 +55,9 @@ def read_checkpoint(source: str | Path, *, trust: bool = False, sha256: str | No
     except CheckpointError:
         raise
     except Exception as error:  # of a file that is something else, torch's reader can raise anything
-        reason = str(error).partition('\n')[0]
+        reason = str(error).partition('. This is')[0].partition('\n')[0]
+        if not path.stat().st_size:
+            raise CheckpointError(f'{name} is empty; download or copy it anew.') from error
         raise CheckpointError(f'{name} cannot be read as a torch file, is it whole? ({reason})') from error
 
 

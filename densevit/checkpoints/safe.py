@@ -53,6 +53,10 @@ def load_torch_file(file: Any, *args: Any, trust: bool = False, name: str | None
             raise CheckpointError(
                 f'{name} is a safetensors file by another name; rename it to .safetensors.'
             ) from error
+        if head.startswith(b'version '):
+            raise CheckpointError(
+                f'{name} is no checkpoint: it stands in for a file of Git LFS; get the file itself: git lfs pull.'
+            ) from error
         if head.startswith(_OTHERS):
             raise CheckpointError(
                 f'{name} is no checkpoint: it begins with {head!r}; download or copy it anew.'

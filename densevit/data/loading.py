@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import Compose as MMCVCompose
 from mmengine.dataset import Compose
 from PIL import Image
 
@@ -68,7 +69,7 @@ class NamingPipeline(Compose):
 
     def __init__(
         self,
-        pipeline: Compose,
+        pipeline: Compose | MMCVCompose,
         num_classes: int | None = None,
         ignore_index: int = _VOID,
         *,
@@ -271,7 +272,7 @@ def name_unreadable_files(dataset: Any, ledger: Ledger | None = None) -> None:
     """Let a dataset, and those that it wraps, name the files that they cannot read or use."""
     for inner in _within(dataset):
         pipeline = getattr(inner, 'pipeline', None)
-        if type(pipeline) is Compose:
+        if type(pipeline) in (Compose, MMCVCompose):
             # mmdet's datasets may load maps too, of stuff that is not among their classes
             semantic = hasattr(inner, 'seg_map_suffix') and hasattr(inner, 'reduce_zero_label')
             classes = (getattr(inner, 'metainfo', None) or {}).get('classes') or ()

@@ -13,8 +13,8 @@ from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 
+from ..check.data import require_sound_data
 from ..errors import UserError
-from .check import check_datasets
 from .loading import NamingPipeline, why_unreadable
 from .tracing import Placement, Trace, by_sides, watch
 
@@ -98,7 +98,7 @@ class FedSamples:
         except UserError:
             raise
         except Exception as error:
-            check_datasets(cfg, (split,))  # most likely it knows why, and what to do
+            require_sound_data(cfg, (split,))  # most likely it knows why, and what to do
             raise UserError(f'{split}_dataloader.dataset: it cannot be built: {_sentence(error)}') from error
         given = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor')
         if not isinstance(given, dict):

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from ..data.samples import FedSamples
 from ..pages.browse import write_browse
+from .conditions import step_text
 from .config import load_config
 
 __all__ = ['browse']
@@ -41,7 +42,7 @@ def browse(args: argparse.Namespace) -> None:
             ('split', args.split),
             ('seed', f'{args.seed}: the same command shows the same pictures'),
             *_facts(fed),
-            ('pipeline', ', '.join(_step(step) for step in _pipeline(cfg[f'{args.split}_dataloader'].dataset))),
+            ('pipeline', ', '.join(step_text(step) for step in _pipeline(cfg[f'{args.split}_dataloader'].dataset))),
         ],
     )
     if odd:
@@ -77,8 +78,3 @@ def _pipeline(dataset: dict[str, Any]) -> list[dict[str, Any]]:
             return []
         dataset = inner[0] if isinstance(inner, list) else inner
     return dataset['pipeline']
-
-
-def _step(step: dict[str, Any]) -> str:
-    arguments = ', '.join(f'{key}={value}' for key, value in step.items() if key not in ('type', 'transforms'))
-    return f'{step["type"]}({arguments})'

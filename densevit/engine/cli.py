@@ -6,8 +6,8 @@ import argparse
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mmengine.config import DictAction
@@ -15,8 +15,9 @@ from mmengine.config import DictAction
 from ..analysis.environment import require_one_mm_line
 from ..errors import UserError
 from .noise import ignore_warnings, quiet_prints
+from .signals import Stopped
 
-__all__ = ['add_cfg_options', 'add_common_options', 'parse_positive', 'run_tool']
+__all__ = ['add_cfg_options', 'add_common_options', 'add_safe_config', 'parse_positive', 'run_tool']
 
 # How torch words a mistake that a data worker has raised: with its traceback, which ends in the class and the message.
 _IN_WORKER = re.compile(r'^densevit\.errors\.UserError: (.+)', re.MULTILINE | re.DOTALL)
@@ -46,6 +47,12 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         default='none',
         help="'pytorch' under torchrun, 'slurm' under srun (default: none)",
     )
+    parser.add_argument(
+        '--processes',
+        type=parse_positive,
+        metavar='N',
+        help='start N processes on this machine, one per GPU or on CPUs',
+    )
     parser.add_argument('--seed', type=int, help="seed of all random numbers (default: the config's)")
     parser.add_argument(
         '--deterministic', action='store_true', help='use operators that give the same result again; slower on a GPU'
@@ -72,6 +79,17 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='change the config, e.g. data_root=/data/ade train_dataloader.batch_size=4 (beats the file)',
     )
+    add_safe_config(parser)
+
+
+def add_safe_config(parser: argparse.ArgumentParser) -> None:
+    """``--safe-config``, of every tool that takes a config file."""
+    parser.add_argument(
+        '--safe-config',
+        action='store_true',
+        help='read the config as data, for one of somebody whom you do not trust with this computer: a config is a '
+        'program',
+    )
 
 
 def parse_positive(text: str) -> int:
@@ -88,11 +106,17 @@ def run_tool(
 ) -> int:
     """Parse, run ``main`` and return the exit status: ``main``'s own, 2 after a user's mistake, 130 after Ctrl-C.
 
+    After another signal that ``main`` handles, it is 128 + the signal's number.
+
     An option may stand between two arguments: ``test.py CONFIG --tta CHECKPOINT``.
     """
     args = parser.parse_intermixed_args(argv)
     try:
         require_one_mm_line()
+        if getattr(args, 'processes', None) and args.launcher == 'none':
+            from .launch import launch  # imports torch
+
+            return launch([sys.executable, *sys.orig_argv[1:], '--launcher', 'pytorch'], args.processes)
         with _guarded(args):
             if args.debug:
                 status = main(args)
@@ -100,27 +124,48 @@ def run_tool(
                 ignore_warnings()
                 with quiet_prints():
                     status = main(args)
+    except Stopped as stop:
+        print(stop, end='\n' if str(stop) else '', file=sys.stderr)
+        return stop.code
     except KeyboardInterrupt:
         print('stopped.', file=sys.stderr)
         return 130
     except Exception as error:
         mistake = _mistake(error)
+        if getattr(args, 'launcher', 'none') != 'none':
+            from .distributed import failure_of_process, leave
+
+            mistake, is_first = failure_of_process(error, mistake)
+            if not is_first and not args.debug:
+                return leave(2)  # its message would only follow from another's
         if mistake is None:
             raise
         if args.debug:
             traceback.print_exc()
         print(f'error: {mistake}', file=sys.stderr)
-        return 2
+        return leave(2) if getattr(args, 'launcher', 'none') != 'none' else 2
+    if getattr(args, 'launcher', 'none') != 'none':
+        from .distributed import stop_processes  # imports torch
+
+        stop_processes()
     return status or 0
 
 
-def _guarded(args: argparse.Namespace) -> AbstractContextManager:
-    """No checkpoint runs code in a tool that reads any, unless ``--trust-checkpoint`` says so."""
-    if 'trust_checkpoint' not in args:
-        return nullcontext()
-    from ..checkpoints.safe import guard  # imports torch
+@contextmanager
+def _guarded(args: argparse.Namespace) -> Iterator[None]:
+    """No checkpoint runs code in a tool that reads any, unless ``--trust-checkpoint`` says so; nor does a config
+    with ``--safe-config``.
+    """
+    with ExitStack() as guards:
+        if 'trust_checkpoint' in args:
+            from ..checkpoints import safe  # imports torch
 
-    return guard(args.trust_checkpoint)
+            guards.enter_context(safe.guard(args.trust_checkpoint))
+        if getattr(args, 'safe_config', False):
+            from . import safe_parts
+
+            guards.enter_context(safe_parts.guard())
+        yield
 
 
 def _mistake(error: BaseException) -> str | None:

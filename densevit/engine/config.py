@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,12 +25,19 @@ from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
+from mmengine.utils import import_modules_from_strings
 from torch.utils.data import DataLoader
 
+from ..check.finding import Finding, raise_errors
+from ..check.legacy import find_old_fields, today_of_argument, today_of_module, today_of_type
+from ..check.variables import find_lost_variables
 from ..errors import UserError, did_you_mean
-from ..signatures import parameters
+from ..registry import PARTS, import_part
+from ..signatures import misfit, parameters
+from .safe_config import read_as_data
+from .safe_parts import is_guarded, refuse_code
 
-__all__ = ['check_config', 'configs_dir', 'find_config', 'load_config']
+__all__ = ['check_config', 'configs_dir', 'find_config', 'find_mistakes', 'load_config', 'read_config']
 
 # Keys that mmengine, or the part above, takes out of the dict before the class sees it.
 _TAKEN_OUT = {
@@ -64,6 +72,23 @@ _PLACES = {
     'vis_backends': registries.VISBACKENDS,
     'log_processor': registries.LOG_PROCESSORS,
 }
+# What a field of the config may be; None leaves it out.
+_SECTIONS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(
+        (
+            'model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg',
+            'optim_wrapper', 'default_hooks', 'randomness', 'env_cfg', 'auto_scale_lr', 'data_preprocessor',
+        ),
+        (dict, type(None)),
+    ),
+    **dict.fromkeys(('param_scheduler', 'val_evaluator', 'test_evaluator'), (dict, list, tuple, type(None))),
+    'custom_hooks': (list, tuple, type(None)),
+    'default_scope': (str, type(None)),
+}  # fmt: skip
+_MODULE_CURE = (
+    'name it as Python does, package.module, and let Python find it: start in the folder that it is in, with '
+    'PYTHONPATH=. before the command'
+)
 _ROOTS: list[Registry] = [value for value in vars(registries).values() if isinstance(value, Registry)]
 
 
@@ -81,15 +106,15 @@ def find_config(path: str | Path) -> Path:
     Raises:
         UserError: there is none; the message has the nearest name.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # Path's own raises where there is no such user
     inside = Path(*path.parts[1:]) if path.parts[:1] == ('configs',) else path
     for candidate in (path, configs_dir() / inside):
         for file in (candidate, candidate.parent / f'{candidate.name}.py'):
-            if file.is_file():
+            if os.path.isfile(file):  # Path's own raises where a name is too long
                 return file
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f'config {str(path)!r} is a folder; give one of the files in it.')
-    beside = path.parent.glob('*.py') if path.parent.is_dir() else ()
+    beside = path.parent.glob('*.py') if os.path.isdir(path.parent) else ()
     shipped = configs_dir().glob('*.py')
     names = {file.stem: str(file) for file in (*shipped, *beside)}
     nearest = get_close_matches(path.stem, names, n=1)
@@ -100,6 +125,8 @@ def find_config(path: str | Path) -> Path:
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     """Read a config, merge ``--cfg-options`` into it and check it.
 
+    A config is a program, which this runs; within :func:`densevit.engine.safe_parts.guard` it is read as data instead.
+
     Args:
         path: a file, or the name of a shipped config.
         overrides: dotted keys and their values. ``data_root`` reaches every path that begins with the
@@ -109,17 +136,31 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
         UserError: the file is not there or does not run; a key, a type or an argument in it is unknown;
             ``data_root`` reaches nothing.
     """
+    cfg = read_config(path, overrides)
+    check_config(cfg)
+    return cfg
+
+
+def read_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
+    """As :func:`load_config`, but what is in the config is not checked."""
     file = find_config(path)
-    try:
-        cfg = Config.fromfile(file)
-    except Exception as error:  # a config is a program: it can raise anything
-        raise UserError(_why_it_does_not_run(file, error)) from error
+    if is_guarded():  # --safe-config
+        cfg = read_as_data(file, configs_dir())
+        refuse_code(cfg.to_dict(), file)
+        if cfg.get('custom_imports'):  # of the packages that are known, as they were not refused
+            import_modules_from_strings(**cfg.custom_imports)
+    else:
+        try:
+            cfg = Config.fromfile(file)
+            list(cfg.items())  # what a config in pure Python imports fails only when it is looked at
+        except Exception as error:  # a config is a program: it can raise anything
+            raise UserError(_why_it_does_not_run(file, error)) from error
     overrides = dict(overrides or {})
     known = {*cfg, *runner_fields()}
     for key in overrides:
         if key.partition('.')[0] not in known:
             raise UserError(
-                f'--cfg-options {key}: the config has no {key.partition(".")[0]!r}'
+                f'--cfg-options {key!r}: the config has no {key.partition(".")[0]!r}'
                 f'{did_you_mean(key.partition(".")[0], known) or "."}'
             )
     if 'data_root' in overrides:
@@ -128,9 +169,8 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
     for key, value in overrides.items():
         try:
             cfg.merge_from_dict({key: value})
-        except (KeyError, TypeError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
             raise UserError(f'--cfg-options {key}={value!r} does not fit: {_first_line(error)}') from error
-    check_config(cfg)
     return cfg
 
 
@@ -178,7 +218,11 @@ def _why_it_does_not_run(file: Path, error: Exception) -> str:
     where = f', line {lines[-1]}' if lines else ''
     while isinstance(error, ImportError) and isinstance(error.__cause__, ImportError):  # custom_imports
         error = error.__cause__
-    return f'config {reading[-1]!r}{where}: {type(error).__name__}: {_first_line(error)}'
+    reason = _first_line(error)
+    cure = today_of_module(reason)
+    if not cure and reason.startswith('Failed to import'):  # mmengine's, of custom_imports
+        cure = f'; {_MODULE_CURE}'
+    return f'config {reading[-1]!r}{where}: {type(error).__name__}: {reason}{cure}'
 
 
 # ------------------------------------------------------------------------------------------------ checking
@@ -194,49 +238,77 @@ def check_config(cfg: Config) -> None:
     """Find misspelt fields, unknown types and unknown arguments; build nothing.
 
     Raises:
-        UserError: names the place in the config, the value, and the nearest valid name.
+        UserError: names the places in the config, the values, and the nearest valid names.
     """
-    for key in set(cfg) - runner_fields():
+    raise_errors(find_mistakes(cfg))
+
+
+def find_mistakes(cfg: Config) -> Iterator[Finding]:
+    """All that :func:`check_config` raises, one by one."""
+    sections = [key for key in _SECTIONS if key in cfg and not isinstance(cfg[key], _SECTIONS[key])]
+    for key in sections:
+        kinds = ' or '.join(kind.__name__ for kind in _SECTIONS[key] if kind is not type(None))
+        yield Finding('error', 'wrong-type', key, f'{cfg[key]!r} is a {type(cfg[key]).__name__}; give a {kinds}.')
+    if sections:
+        return
+    old = list(find_old_fields(cfg))
+    yield from old
+    for key in set(cfg) - runner_fields() - {found.place for found in old}:
         # A variable of the config may have any name; one that is not used and is nearly a field is a typo.
         used = len(re.findall(rf'\b{re.escape(key)}\b', cfg.text or '')) > 1
         nearest = get_close_matches(key, runner_fields(), n=1, cutoff=0.8)
         if nearest and not used:
-            raise UserError(f'config: unknown field {key!r}; did you mean {nearest[0]!r}?')
+            message = f'unknown field {key!r}; did you mean {nearest[0]!r}?'
+            yield Finding('error', 'unknown-field', 'config', message)
+    yield from find_lost_variables(cfg, cfg.filename, runner_fields())
+    given = cfg.get('custom_imports')
+    names = given.get('imports') if isinstance(given, dict) else None
+    for name in [names] if isinstance(names, str) else names or ():
+        if isinstance(name, str) and name not in sys.modules and not is_guarded():
+            message = (
+                f'the module {name!r} could not be imported (allow_failed_imports=True hides why); {_MODULE_CURE}.'
+            )
+            yield Finding('error', 'import-failed', 'custom_imports', message)
     scope = cfg.get('default_scope') or 'mmengine'
     if find_spec(scope) is None:
-        raise UserError(f'default_scope: the config needs the package {scope!r}, which is not installed.')
+        message = f'the config needs the package {scope!r}, which is not installed.'
+        yield Finding('error', 'package-missing', 'default_scope', message)
+        scope = 'mmengine'
     loops = {'train_cfg', 'val_cfg', 'test_cfg'}
     for key, value in cfg.items():
         if key in loops:
-            _check(value, key, registries.LOOPS, scope)
+            yield from _check(value, key, registries.LOOPS, scope)
         elif key in _PLACES and (key in runner_fields() or key.startswith('tta_')):
-            _check(value, key, _PLACES[key], scope)
+            yield from _check(value, key, _PLACES[key], scope)
     if isinstance(cfg.get('randomness'), dict):
-        _check_arguments(cfg.randomness, 'randomness', Runner.set_randomness, set())
+        yield from _check_arguments(cfg.randomness, 'randomness', Runner.set_randomness, set())
 
 
-def _check(value: Any, path: str, place: Registry, scope: str) -> None:
+def _check(value: Any, path: str, place: Registry, scope: str) -> Iterator[Finding]:
     """Check ``value`` and all below it; ``place`` is the registry that a type here most likely belongs to."""
     key = re.sub(r'\[\d+\]$', '', path).rpartition('.')[2]
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            _check(item, f'{path}[{index}]', place, scope)
+            yield from _check(item, f'{path}[{index}]', place, scope)
     if not isinstance(value, dict):
         return
     scope = value.get('_scope_', scope)
-    factory = _factory(value, path, place, scope)
+    found = _factory(value, path, place, scope)
+    if isinstance(found, Finding):
+        yield found
     # build_norm_layer and its like take the dict apart: `norm_cfg=dict(type='BN', requires_grad=True)`.
-    taken_apart = place is registries.MODELS and (key.endswith('cfg') or key in ('dcn', 'roi_layer'))
-    if factory is not None and not taken_apart:
-        _check_arguments(value, path, factory, _TAKEN_OUT.get(place.name, set()))
+    elif found is not None and not (
+        place is registries.MODELS and (key.endswith('cfg') or key in ('dcn', 'roi_layer'))
+    ):
+        yield from _check_arguments(value, path, found, _TAKEN_OUT.get(place.name, set()), place.name)
     if value.get('type') == 'Albu':  # below it are albumentations' own names
         return
     for name, item in value.items():
-        _check(item, f'{path}.{name}', _PLACES.get(name, place), scope)
+        yield from _check(item, f'{path}.{name}', _PLACES.get(name, place), scope)
 
 
-def _factory(value: dict, path: str, place: Registry, scope: str) -> Callable | None:
-    """What the runner will call with ``value``, or None where that is not known."""
+def _factory(value: dict, path: str, place: Registry, scope: str) -> Callable | Finding | None:
+    """What the runner will call with ``value``, None where that is not known, or what is wrong with its type."""
     name = value.get('type')
     if isinstance(name, str):
         return _resolve(name, path, place, scope)
@@ -249,10 +321,11 @@ def _factory(value: dict, path: str, place: Registry, scope: str) -> Callable | 
     return {'val_cfg': ValLoop, 'test_cfg': TestLoop}.get(path)
 
 
-def _resolve(name: str, path: str, place: Registry, scope: str) -> Callable | None:
+def _resolve(name: str, path: str, place: Registry, scope: str) -> Callable | Finding | None:
     package = name.partition('.')[0]
     if '.' in name and package and find_spec(package) is None:
-        raise UserError(f'{path}: {name!r} needs the package {package!r}, which is not installed.')
+        message = f'{name!r} needs the package {package!r}, which is not installed.'
+        return Finding('error', 'package-missing', path, message)
     refusal = ''
     for root in (place, registries.TASK_UTILS, *_ROOTS):
         try:
@@ -265,12 +338,19 @@ def _resolve(name: str, path: str, place: Registry, scope: str) -> Callable | No
     # Not a class: the owner's own switch, `nms=dict(type='nms')`, `same_up_trans=dict(type='conv')`.
     if (name.islower() and '.' not in name) or hasattr(import_module('mmcv.ops'), name):
         return None
+    if today := today_of_type(name):
+        message = f'{name!r} is of mmcv 1.x and is there no more: today it is {today}.'
+        return Finding('error', 'old-config-key', path, message)
     if not refusal:
+        ours = f'; did you mean {f"densevit.{name}"!r}?' if name in PARTS else ''
+        if not ours and scope == 'mmengine':  # a config that names none
+            owners = [each for each in ('mmseg', 'mmdet') if find_spec(each) and _find(place, name, each) is not None]
+            ours = f"; {' and '.join(owners)} has it: set default_scope='{owners[0]}'." if owners else ''
         refusal = f'no {place.name} is called {name!r}' + (
-            did_you_mean(name, _names(place, name, scope))
-            or "; for a class of your own add custom_imports=dict(imports=['its.module']) to the config."
+            f'{ours or did_you_mean(name, _names(place, name, scope)) or "."} A class of your own needs '
+            "custom_imports=dict(imports=['its.module']) in the config."
         )
-    raise UserError(f'{path}: {refusal}')
+    return Finding('error', 'unknown-type', path, refusal)
 
 
 def _find(root: Registry, name: str, scope: str) -> Callable | None:
@@ -296,16 +376,36 @@ def _names(place: Registry, name: str, scope: str) -> Iterator[str]:
         registry = None if prefix else registry.parent
 
 
-def _check_arguments(value: dict, path: str, factory: Callable, also: set[str]) -> None:
+def _check_arguments(
+    value: dict, path: str, factory: Callable, also: set[str], registry: str = ''
+) -> Iterator[Finding]:
     accepted, complete = parameters(factory)
     also = also | {'type', '_scope_', '_delete_', 'by_epoch' if path == 'train_cfg' else 'type'}
     if factory is DataLoader:
         also |= {'num_batch_per_epoch', 'disable_subprocess_warning'}
-    for key in value:
+    name = value.get('type', factory)
+    name = name if isinstance(name, str) else getattr(name, '__name__', str(name))
+    for key, given in value.items():
         if key in accepted or key in also:
+            if key in accepted and (expected := misfit(given, factory, key)):
+                message = f'{name} takes {expected} for {key!r}, not {given!r} ({type(given).__name__}).'
+                yield Finding('error', 'wrong-type', f'{path}.{key}', message)
             continue
+        if today := today_of_argument(registry, key):
+            message = f'{name} has no argument {key!r}, which is of mmcv 1.x: today it is {today}.'
+            yield Finding('error', 'old-config-key', path, message)
         # With **kwargs a strange key may be meant; one letter beside a known one that is not given is a typo.
-        if complete or get_close_matches(key, set(accepted) - set(value), n=1, cutoff=0.85):
-            name = value.get('type', factory)
-            name = name if isinstance(name, str) else getattr(name, '__name__', str(name))
-            raise UserError(f'{path}: {name} has no argument {key!r}{did_you_mean(key, accepted) or "."}')
+        elif complete or get_close_matches(key, set(accepted) - set(value), n=1, cutoff=0.85):
+            hint = _ours_instead(name, key) or did_you_mean(key, accepted) or '.'
+            yield Finding('error', 'unknown-argument', path, f'{name} has no argument {key!r}{hint}')
+
+
+def _ours_instead(name: str, key: str) -> str:
+    """A hint where mm's class of a name was found and the argument is one of densevit's class of this name."""
+    if name not in PARTS:
+        return ''
+    with suppress(UserError):
+        ours = import_part(name)
+        if key in parameters(ours)[0]:
+            return f'; densevit.{name} has: did you mean type={f"densevit.{name}"!r}?'
+    return ''

@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..analysis.attention_pictures import HUES, attention_overlay, beside, class_overlay, in_own_colors, legend, save
+from ..analysis.attention_pictures import (
+    HUES,
+    attention_overlay,
+    beside,
+    class_overlay,
+    full_light,
+    in_own_colors,
+    legend,
+    save,
+    with_scale,
+)
 from ..analysis.explanation import Explanation, ShownClass, explain_dense, explain_image
 from ..classifiers.image_classifier import ImageClassifier
 from ..errors import UserError
@@ -113,7 +123,9 @@ def _draw_classes(explanation: Explanation, view: View, names: Sequence[str], ou
         caption = _caption(best, names)
         shown = chosen[: len(HUES)]  # more colours are not told apart
         overlay = class_overlay(view.picture, np.stack([each.map for each in shown]), extent)
-        pictures['classes'] = legend(overlay, [_caption(each, names) for each in shown])
+        full = [full_light(each.map, view.picture.shape[:2], extent) for each in shown]
+        words = [f'{_caption(each, names)}, up to {much}' for each, much in zip(shown, full)]
+        pictures['classes'] = legend(overlay, words)
         ranked = [f'Top-{rank}: {_caption(each, names)}' for rank, each in enumerate(chosen, 1)]
         titles = ranked if chosen is explanation.top else [_caption(each, names) for each in chosen]
         maps = chosen
@@ -121,9 +133,11 @@ def _draw_classes(explanation: Explanation, view: View, names: Sequence[str], ou
         caption = f'class token itself: {best.on_class_token:.2f}'
         titles = ['; '.join(_caption(each, names) for each in chosen)]
         maps = (best,)
-    overlay = attention_overlay(view.picture, best.map, extent)
+    overlay = with_scale(attention_overlay(view.picture, best.map, extent), best.map, extent)
     pictures['attention'] = beside([view.picture, overlay], ['input', caption])
-    own = [in_own_colors(view.picture, each.map, extent) for each in maps]
+    own = [
+        with_scale(in_own_colors(view.picture, each.map, extent), each.map, extent, (255, 255, 255)) for each in maps
+    ]
     pictures['top'] = beside([view.picture, *own], ['input', *titles])
     return [save(picture, out.with_name(f'{out.name}_{kind}.png')) for kind, picture in pictures.items()]
 

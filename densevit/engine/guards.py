@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..checkpoints.atomic import NotWrittenError, write_file
 from ..data.broken import BrokenSamples, Ledger, deaths_held_back, raise_deaths, read_list
-from ..data.loading import pipelines
+from ..data.loading import NamingPipeline, name_unreadable_files, pipelines
 from ..errors import UserError
 from ..registry import HOOKS
 from .checkpoint_hook import CheckpointHook
@@ -69,14 +69,24 @@ class BrokenSamplesHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Reach the pipelines before workers copy them."""
-        found = pipelines(runner.train_dataloader.dataset)
-        for pipeline in found:
-            pipeline.broken = self.broken
-            pipeline.list_file = Path(runner.work_dir, LIST)
+        found = self._reach(runner)
         self._ledgers = list({id(each.ledger): each.ledger for each in found if each.ledger is not None}.values())
         self._interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
         self._told = self._counts()
         self._waits_after = None
+
+    def _reach(self, runner: Any) -> list[NamingPipeline]:
+        found = pipelines(runner.train_dataloader.dataset)
+        for pipeline in found:
+            pipeline.broken = self.broken
+            pipeline.list_file = Path(runner.work_dir, LIST)
+        return found
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Reach the pipeline that a hook has put in the place of another, as mmdet's ``PipelineSwitchHook`` does."""
+        if self._ledgers:
+            name_unreadable_files(runner.train_dataloader.dataset, self._ledgers[0])
+            self._reach(runner)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """From here on an error would leave a step half done."""

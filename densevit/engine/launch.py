@@ -17,11 +17,10 @@ from torch.distributed import TCPStore
 
 from ..errors import UserError
 from .distributed import claim_failure
+from .signals import SIGNALS
 
 __all__ = ['launch']
 
-# Passed on to all processes: what a scheduler or a terminal ends or warns a run by.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Seconds between two looks; for the others to end when one has failed; and, after SIGTERM, until they are killed.
 _LOOK, _GRACE = 0.1, 5.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -56,7 +55,7 @@ def launch(command: Sequence[str], processes: int) -> int:
     libc = ctypes.CDLL(None)
     children: list[subprocess.Popen] = []
     passed_on: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in handlers.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: (passed_on.append(number), _send(children, number)))

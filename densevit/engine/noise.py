@@ -9,6 +9,8 @@ import sys
 import warnings
 from typing import Any, TextIO
 
+from mmengine.logging import MMLogger
+
 __all__ = ['drop_noise', 'ignore_warnings', 'quiet_prints']
 
 _PACKAGES = r'(mmengine|mmcv|mmdet|mmseg)(\.|$)'
@@ -25,15 +27,23 @@ _LOGGED = re.compile(
     r'|The prefix is not set in metric class'
     r'|"FileClient" will be deprecated|"HardDiskBackend" is the alias'
     r'|Exp name: '
+    r'|Resumed iteration number is not divisible'  # not so: densevit.engine.resume_hook
+    r'|Using env variable '
 )
 
 
 def ignore_warnings() -> None:
     """Hide what the mm packages warn their own developers of, in this process and the data workers it forks."""
+    drop_noise(MMLogger.get_current_instance())  # of what is logged before a run has a log of its own
     for category in (UserWarning, DeprecationWarning, FutureWarning):
         warnings.filterwarnings('ignore', category=category, module=_PACKAGES)
-    # raised in torch's name, for what mmdet does and for our recipes' number of workers on a small machine
-    for message in (r'.*torch\.meshgrid: in an upcoming release', r'This DataLoader will create'):
+    # raised in torch's name: for what mmdet does, for our recipes' number of workers on a small machine, and of copies
+    # that DDP makes of the gradients of depthwise convolutions
+    for message in (
+        r'.*torch\.meshgrid: in an upcoming release',
+        r'This DataLoader will create',
+        r'Grad strides do not match bucket view strides',
+    ):
         warnings.filterwarnings('ignore', message=message)
 
 

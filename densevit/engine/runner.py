@@ -4,38 +4,48 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast
-from mmengine.hooks import EMAHook, Hook
+from mmengine.dist import broadcast_object_list
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 from mmengine.utils.dl_utils import collect_env
 from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..check.model import check_channels, telling_what_is_wrong
 from ..checkpoints import CheckpointError, LoadReport, load_weights, read_checkpoint
+from ..data.broken import Ledger, name_lost_workers
 from ..data.loading import name_unreadable_files
-from ..errors import UserError
-from ..registry import HOOKS
+from .checkpoint_hook import WHOLE_FILES, CheckpointHook
+from .config_text import ConfigOfRun
+from .disk import is_full, quiet_when_full
+from .distributed import start_processes
+from .fsdp import FullyShardedModel, whole_states
+from .guards import BrokenSamplesHook, FiniteLossHook, saving_progress
 from .noise import drop_noise
+from .resume_hook import ResumeHook
+from .signals import shield_worker
+from .train_loops import EpochBasedTrainLoop, exact_loop
 
-__all__ = ['Runner', 'SameBuffersHook', 'build_runner', 'check_channels', 'is_main_process']
+__all__ = ['Runner', 'build_runner']
 
 # The runs of this process: mmengine keeps loggers and visualizers by name, and a second run would get the first's.
 _RUNS = itertools.count()
-# By launcher: the environment variable with a process's number.
-_RANKS = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
-
 # Settings of a data loader that mean something with workers only.
 _OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout')
+# Seconds without a batch after which a worker hangs, where the config does not say; torch would wait for ever.
+_PATIENCE = 600
 
 
 class Runner(MMRunner):
@@ -61,6 +71,8 @@ class Runner(MMRunner):
         """mmengine's; whoever calls it, :meth:`load_checkpoint` knows that a whole state is asked for."""
         self._resume = True
         super().resume(filename, *args, **kwargs)
+        if isinstance(self.train_loop, EpochBasedTrainLoop):
+            self.train_loop.check_resumed()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
         """Load weights, all or nothing, and log the report; return the content of the file, for ``resume``.
@@ -104,23 +116,94 @@ class Runner(MMRunner):
         self.logger.info(f'{filename}: {report}')
         return content
 
+    def load_or_resume(self) -> None:
+        """mmengine's, from the file that the first process has found: a network's disk may show others older ones."""
+        shared = [(self._load_from, self._resume)]
+        broadcast_object_list(shared)
+        self._load_from, self._resume = shared[0]
+        super().load_or_resume()
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        *args: Any,
+        backend_args: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """mmengine's; a file on a disk is written whole or not at all, with its hash beside it, whichever hook asks.
+
+        All processes call it, as each may have gradients of its own, between two updates.
+
+        Raises:
+            NotWrittenError: it cannot be written.
+        """
+        if not (file_client_args or backend_args) and isinstance(get_file_backend(out_dir), LocalBackend):
+            backend_args = dict(backend=WHOLE_FILES)
+        self.resume_hook.collect(self)
+        with whole_states(self):
+            super().save_checkpoint(out_dir, filename, file_client_args, *args, backend_args=backend_args, **kwargs)
+
+    def register_hook(self, hook: Hook | dict, priority: str | int | None = None) -> None:
+        """mmengine's; for its hook of checkpoints, the one here."""
+        kind = hook.get('type') if isinstance(hook, dict) else None
+        if (isinstance(kind, str) and kind.rpartition('.')[2] == 'CheckpointHook') or kind in CheckpointHook.__bases__:
+            hook = {**hook, 'type': 'densevit.CheckpointHook'}
+        super().register_hook(hook, priority)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """mmengine's; where a run is to go on when the disk is full, a hook that finds no room is passed over."""
+        if not any(isinstance(hook, CheckpointHook) and hook.on_full_disk == 'continue' for hook in self._hooks):
+            super().call_hook(fn_name, **kwargs)
+            return
+        for hook in self._hooks:
+            try:
+                getattr(hook, fn_name, lambda runner, **kwargs: None)(self, **kwargs)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                self.logger.warning(f'{type(hook).__name__} cannot write ({error.strerror}); training goes on.')
+
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """mmengine's; what a part has against its arguments is the config's mistake."""
-        try:
+        with telling_what_is_wrong():
             built = super().build_model(model)
             check_channels(built.module if isinstance(built, BaseTTAModel) else built)
-            return built
-        except UserError:
-            raise
-        except (TypeError, ValueError) as error:
-            inner: BaseException = error
-            while inner.__context__ is not None and str(inner.__context__) in str(inner):  # wrapped by a builder
-                inner = inner.__context__
-            raise UserError(f'model: it cannot be built as the config says: {inner}') from error
+        return built
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """mmengine's; for a model of which each process has a part, the optimizer is told so."""
+        built = super().build_optim_wrapper(optim_wrapper)
+        if isinstance(self.model, FullyShardedModel):
+            self.model.prepare(built)
+        return built
+
+    def _init_model_weights(self) -> None:
+        if not isinstance(self.model, FullyShardedModel):  # which has done it when it was whole
+            super()._init_model_weights()
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's; in the place of its own loops come those that go on exactly where they were stopped."""
+        return super().build_train_loop(exact_loop(loop) if isinstance(loop, dict) else loop)
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """mmengine's, the one that completes checkpoints, and those that guard data and loss."""
+        super().register_hooks(*args, **kwargs)
+        for hook in (FiniteLossHook(), BrokenSamplesHook.of(self.cfg)):
+            if not any(type(each) is type(hook) for each in self.hooks):
+                self.register_hook(hook)
+        self.resume_hook = ResumeHook()
+        self.register_hook(self.resume_hook)
+        for hook in [hook for hook in self.hooks if isinstance(hook, EarlyStoppingHook)]:
+            # before the checkpoint of a new best, which would otherwise hold what it had seen one validation before
+            self._hooks.remove(hook)
+            self.register_hook(hook, priority='LOW')
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
         drop_noise(logger)
+        quiet_when_full(logger)
         return logger
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
@@ -133,9 +216,28 @@ class Runner(MMRunner):
         if isinstance(dataloader, dict) and dataloader.get('num_workers') == 0:
             # `num_workers=0` is how one debugs; torch refuses what only workers have
             dataloader = {key: value for key, value in dataloader.items() if key not in _OF_WORKERS}
+        elif isinstance(dataloader, dict) and dataloader.get('num_workers'):
+            dataloader = {'timeout': _PATIENCE, **dataloader}
         loader = MMRunner.build_dataloader(dataloader, *args, **kwargs)
-        name_unreadable_files(loader.dataset)
+        name_unreadable_files(loader.dataset, Ledger(loader.num_workers))
+        if loader.num_workers > 0:
+            loader.worker_init_fn = partial(shield_worker, loader.worker_init_fn)
         return loader
+
+    def train(self) -> nn.Module:
+        """mmengine's; a data worker that dies or hangs is named with its sample, and what was trained is saved."""
+        with saving_progress(self), name_lost_workers():
+            return super().train()
+
+    def val(self) -> dict:
+        """As :meth:`train`."""
+        with name_lost_workers():
+            return super().val()
+
+    def test(self) -> dict:
+        """As :meth:`train`."""
+        with name_lost_workers():
+            return super().test()
 
     def _log_env(self, env_cfg: dict) -> None:
         if self.rank == 0:
@@ -148,24 +250,6 @@ class Runner(MMRunner):
         self.logger.info(f'torch {torch.__version__}, {processes}{device}, seed {self.seed}; log: {self.log_dir}')
 
 
-@HOOKS.register_module()
-class SameBuffersHook(Hook):
-    """Gives all processes the first one's buffers before a validation.
-
-    Without SyncBN each process counts its own running statistics. Each would score its share of the images with
-    another model, and none of them with the one that is saved, which is the first's.
-    """
-
-    priority = 'VERY_HIGH'  # before an average of the weights takes their place
-
-    def before_val_epoch(self, runner: MMRunner) -> None:
-        """Send them around."""
-        averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
-        for model in (runner.model, *averages):
-            for buffer in model.buffers():
-                broadcast(buffer)
-
-
 def build_runner(cfg: Config) -> Runner:
     """The runner of a config that :func:`densevit.engine.options.apply_options` has prepared.
 
@@ -174,57 +258,9 @@ def build_runner(cfg: Config) -> Runner:
     """
     cfg = copy.deepcopy(cfg)
     cfg.setdefault('experiment_name', f'{Path(cfg.work_dir).name}_{next(_RUNS)}')
-    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available() and not torch.distributed.is_initialized():
-        # mmengine's own start-up sets a CUDA device even for gloo
-        torch.distributed.init_process_group('gloo')
-    runner = Runner.from_cfg(cfg)
+    start_processes(cfg)
+    runner = Runner.from_cfg(ConfigOfRun.of(cfg) if type(cfg) is Config else cfg)
     if torch.are_deterministic_algorithms_enabled() and torch.cuda.is_available():
         # some CUDA kernels (bilinear upsampling backward) have no deterministic version: warn by name, do not stop
         torch.use_deterministic_algorithms(True, warn_only=True)
     return runner
-
-
-def is_main_process(cfg: Config) -> bool:
-    """Whether this is the process that prints and writes; without a launcher every process is on its own.
-
-    Read from the environment, since it is asked before the processes know each other.
-    """
-    return os.environ.get(_RANKS.get(cfg.get('launcher', 'none'), ''), '0') == '0'
-
-
-def check_channels(model: nn.Module) -> None:
-    """Hold the channels that neck or heads are built for against those that the backbone's maps have.
-
-    Raises:
-        UserError: they differ; torch would say so in the first convolution that notices, without a name.
-    """
-    maps = getattr(getattr(model, 'backbone', None), 'out_channels', None)
-    if not isinstance(maps, Sequence):
-        return
-    neck = getattr(model, 'neck', None)
-    first = neck[0] if isinstance(neck, nn.Sequential) else neck
-    if first is not None:
-        expected = getattr(first, 'in_channels', None)
-        if isinstance(expected, Sequence) and list(expected) != list(maps):
-            raise UserError(
-                f'model.neck.in_channels={list(expected)}, but the maps of {type(model.backbone).__name__} have '
-                f'{list(maps)} channels; write these.'
-            )
-        return
-    for name in ('decode_head', 'auxiliary_head'):
-        heads = getattr(model, name, None)
-        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-            expected, index = getattr(head, 'in_channels', None), getattr(head, 'in_index', None)
-            several = isinstance(index, Sequence)
-            # a head that concatenates its inputs counts their channels together
-            if expected is None or index is None or (several and not isinstance(expected, Sequence)):
-                continue
-            indices, given = (list(index), list(expected)) if several else ([index], [expected])
-            if max(indices) >= len(maps):
-                raise UserError(f'model.{name}.in_index={index}, but the backbone returns {len(maps)} maps.')
-            found = [maps[each] for each in indices]
-            if given != found:
-                raise UserError(
-                    f'model.{name}.in_channels={expected}, but the maps {indices} of {type(model.backbone).__name__} '
-                    f'have {found} channels; write these.'
-                )

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ..data.check import check_datasets
+from ..check.data import require_sound_data
 from ..errors import UserError
 from ..evaluation.tables import merged, write_json
+from ..launched import is_main_process
 from .config import load_config
 from .options import apply_options, existing_file
-from .runner import build_runner, is_main_process
+from .runner import build_runner
 from .train import options_from
 
 __all__ = ['test']
@@ -45,7 +46,7 @@ def test(args: argparse.Namespace) -> dict:
         report = check_folder(args.report)
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='densevit.ReportHook')]
     if not args.skip_data_check and is_main_process(cfg):
-        print(check_datasets(cfg, ('test',)), flush=True)
+        print(*require_sound_data(cfg, ('test',)), sep='\n', flush=True)
     runner = build_runner(cfg)
     if not args.checkpoint:
         runner.logger.warning('no checkpoint was given: a dry run, with random weights.')
@@ -59,7 +60,7 @@ def test(args: argparse.Namespace) -> dict:
     if is_main_process(cfg):
         write_json(out, {**metrics, 'per_class': per_class})
         if report:
-            write_report(runner, metrics, report)
+            write_report(runner, metrics, report, args.cfg_options)
     if not args.checkpoint:
         runner.logger.warning('these are the scores of random weights.')
     if args.show_dir:

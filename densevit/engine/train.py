@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ..data.check import check_datasets
-from .config import load_config
-from .options import RunOptions, apply_options, batch_line, check_batch
-from .runner import build_runner, is_main_process
+from ..check.batch import batch_line
+from .check import check_before_start
+from .config import read_config
+from .disk import naming_the_disk
+from .options import RunOptions
+from .runner import build_runner
+from .signals import StopSignals
+from .stop_hook import StopHook
 
 __all__ = ['options_from', 'train']
 
@@ -25,30 +27,38 @@ def options_from(args: argparse.Namespace) -> RunOptions:
 def train(args: argparse.Namespace) -> Path:
     """Train a config and return the work dir.
 
+    SIGTERM, SIGINT and SIGUSR1 end it, see :class:`densevit.engine.stop_hook.StopHook`.
+
     Raises:
-        UserError: a mistake in the config, the data, a checkpoint or an option.
+        UserError: a mistake in the config, the data, a checkpoint or an option, or a disk that is full.
+        Stopped: a signal has ended it.
     """
-    cfg = apply_options(load_config(args.config, args.cfg_options), options_from(args))
-    check_batch(cfg)
-    if not args.skip_data_check and is_main_process(cfg):
-        print(check_datasets(cfg, ('train', 'val')))
-    runner = build_runner(cfg)
+    with StopSignals() as signals:
+        return _train(args, signals)
+
+
+def _train(args: argparse.Namespace, signals: StopSignals) -> Path:
+    splits = () if args.skip_data_check else ('train', 'val')
+    cfg, report = check_before_start(read_config(args.config, args.cfg_options), options_from(args), splits)
+    if report.datasets:
+        print(*report.datasets, sep='\n')
+    with naming_the_disk(cfg.work_dir):
+        runner = build_runner(cfg)
     runner.logger.info(batch_line(cfg, args.auto_scale_lr))
-    if not cfg.load_from and not _names_checkpoint(cfg.model):
-        # a backbone that keeps the statistics of its BatchNorm needs those of a trained one
-        say = runner.logger.warning if cfg.model.get('backbone', {}).get('norm_eval') else runner.logger.info
-        say('all weights start random: there is no --load-from, and no init_cfg names a checkpoint (docs/weights.md).')
+    of_data = [found for dataset in report.datasets for found in dataset.findings]  # printed already
+    for found in report.findings:
+        if found.kind == 'random-weights':
+            runner.logger.info(found.message)
+        elif found.level == 'warning' and found.kind != 'batch-and-rate' and found not in of_data:
+            runner.logger.warning(f'{found.place}: {found.message}')
     if args.resume:
         found = f'going on from {cfg.load_from}' if cfg.resume else f'no checkpoint in {cfg.work_dir}, a new start'
         runner.logger.info(f'--resume: {found}')
-    runner.train()
+        for reason in cfg.get('skipped_checkpoints', ()):
+            runner.logger.warning(f'--resume: skipped {reason}')
+    runner.register_hook(StopHook(signals))
+    with naming_the_disk(cfg.work_dir):
+        runner.train()
     work_dir = Path(cfg.work_dir).resolve()
     runner.logger.info(f'results: {work_dir}')
     return work_dir
-
-
-def _names_checkpoint(cfg: Any) -> bool:
-    """Whether some part of a model's config is initialized from a checkpoint, or in mm's old way ``pretrained``."""
-    if isinstance(cfg, Mapping):
-        return bool(cfg.get('pretrained') or cfg.get('checkpoint')) or any(map(_names_checkpoint, cfg.values()))
-    return isinstance(cfg, list | tuple) and any(map(_names_checkpoint, cfg))

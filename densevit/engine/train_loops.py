@@ -55,7 +55,10 @@ class _Exact:
             changes = ', '.join(
                 f'{now[key]} {key} instead of {before.get(key)}' for key in now if now[key] != before.get(key)
             )
-            self.runner.logger.warning(f'resumed with {changes}: the samples to come are not those of the first run.')
+            self.runner.logger.warning(
+                f'resumed with {changes}: the samples to come are not those of the first run, and a schedule that '
+                'counts epochs keeps the length that it had there.'
+            )
         hub.update_info(STREAM, now)
         self._decide_current_val_interval()
         if self._iter > 0 and self._val_is_due() and hub.runtime_info.get(VALIDATED) != self._iter:

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from ..data.image_files import MAX_BYTES, MAX_PIXELS, formats, size_for_opencv
 from ..data.loading import why_unreadable
 from ..errors import UserError
 
 __all__ = ['MAX_PIXELS', 'as_rgb', 'read_image']
 
-# Pillow's own limit, twice Image.MAX_IMAGE_PIXELS: 537 MB once it is decoded.
-MAX_PIXELS = 178_956_970
 # What OpenCV reads wrongly or not at all: 32 bits, floating point, CIE Lab.
 _FOR_PILLOW = ('F', 'I', 'LAB')
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -36,7 +35,12 @@ def as_rgb(image: str | os.PathLike[str] | Image.Image | np.ndarray, *, max_pixe
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        if 0 in image.size:
+            raise UserError(f'an image has pixels, and the Pillow image is of {image.size[0]} x {image.size[1]}.')
+        try:
+            return _from_pillow(image)
+        except Exception as error:  # pillow raises many kinds, where it has not read the pixels yet
+            raise UserError(f'the Pillow image of mode {image.mode!r} cannot be made RGB: {error}.') from error
     if isinstance(image, (str, os.PathLike)):
         return read_image(image, max_pixels=max_pixels)
     raise UserError(
@@ -66,6 +70,8 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             f'cannot read {name!r}: {"it is a folder" if os.path.isdir(name) else "there is no such file"}.'
         )
     try:
+        if os.path.getsize(name) > max(MAX_BYTES, 16 * max_pixels):
+            raise UserError(f'cannot read {name!r}: the file is larger than any image that is allowed.')
         content = Path(name).read_bytes()
     except OSError as error:
         raise UserError(f'cannot read {name!r}: {error.strerror}.') from error
@@ -73,15 +79,21 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         raise UserError(f'cannot read {name!r}: the file is empty.')
     with _without_pillows_limit():
         header = _header(content)
-        if header is not None and header.width * header.height > max_pixels:
+        size = header.size if header is not None else size_for_opencv(content)
+        if size is None:
+            raise UserError(f'cannot read {name!r}: it is no image that Pillow or OpenCV knows.')
+        if size[0] * size[1] > max_pixels:
             raise UserError(
-                f'{name!r} has {header.width} x {header.height} = {header.width * header.height / 1e6:.0f} million '
-                f'pixels, more than the {max_pixels / 1e6:.0f} million that are allowed, as a small file can hold an '
-                'image that fills the memory; where you trust it, raise max_pixels (--max-pixels).'
+                f'{name!r} has {size[0]} x {size[1]} = {size[0] * size[1] / 1e6:.0f} million pixels, more than the '
+                f'{max_pixels / 1e6:.0f} million that are allowed, as a small file can hold an image that fills the '
+                'memory; where you trust it, raise max_pixels (--max-pixels).'
             )
         reason = why_unreadable(name)
         if not reason:
-            image = _decoded(content, header)
+            try:
+                image = _decoded(content, header)
+            except Exception as error:  # pillow raises many kinds, of broken EXIF too
+                image, reason = None, ' '.join(str(error).split()) or type(error).__name__
             if image is not None:
                 return image
     known = f'it is cut short or damaged: {reason}' if header is not None and reason else ''
@@ -101,8 +113,8 @@ def _without_pillows_limit() -> Iterator[None]:
 def _header(content: bytes) -> Image.Image | None:
     """The image without its pixels; None where Pillow does not know the format."""
     try:
-        return Image.open(io.BytesIO(content))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return Image.open(io.BytesIO(content), formats=formats())
+    except Exception:  # pillow raises many kinds
         return None
 
 
@@ -135,8 +147,7 @@ def _from_pillow(image: Image.Image) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
-    channels = 1 if array.ndim == 2 else array.shape[-1]
-    if array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
+    if array.ndim not in (2, 3) or (*array.shape, 1)[2] not in (1, 3, 4) or 0 in array.shape:
         raise UserError(f'an image is an array of RGB, (H, W, 3), not of shape {array.shape}; several are a list.')
     if array.dtype.newbyteorder('=') not in (np.uint8, np.uint16, np.bool_):
         raise UserError(

@@ -21,15 +21,17 @@ from PIL import Image
 from torch import nn
 
 from ..analysis.pictures import class_colors
+from ..check.model import check_channels, telling_what_is_wrong
 from ..checkpoints import load_weights, read_checkpoint
+from ..engine.conditions import leaf_dataset
 from ..engine.config import load_config
 from ..errors import UserError
-from ..layers.label_map import LogitMap, StoredMap
+from ..layers.label_map import LogitMap, StoredMap, window_starts
 from .folding import fold as fold_model
 from .images import MAX_PIXELS, as_rgb
 from .joining import Found, join
 from .prediction import Detection, Prediction, Segmentation, encode_masks
-from .windows import labels_by_windows, window_starts
+from .windows import labels_by_windows
 
 __all__ = ['Predictor']
 
@@ -280,10 +282,8 @@ def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
 def _leaf(cfg: Config) -> Mapping[str, Any]:
     """The dataset that is tested, and of several that are joined the first."""
     for split in ('test', 'val'):
-        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-        while isinstance(dataset, Mapping) and ('dataset' in dataset or 'datasets' in dataset):
-            dataset = dataset.get('dataset') or dataset['datasets'][0]
-        if isinstance(dataset, Mapping):
+        dataset = leaf_dataset((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+        if dataset is not None:
             return dataset
     raise UserError(
         'the config has no test_dataloader with a dataset, whose pipeline says how an image becomes an input.'
@@ -316,12 +316,10 @@ def _dataset(leaf: Mapping[str, Any]) -> Any:
 
 
 def _built(model: Mapping[str, Any]) -> nn.Module:
-    try:
-        return registries.MODELS.build(copy.deepcopy(model))
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f'model: it cannot be built as the config says: {error}') from error
+    with telling_what_is_wrong():
+        built = registries.MODELS.build(copy.deepcopy(model))
+        check_channels(built)
+    return built
 
 
 def _classes(model: nn.Module, content: Any, dataset: Any) -> tuple[tuple[str, ...], Any]:

@@ -79,13 +79,13 @@ def _expanded(text: str) -> Iterator[tuple[str, PurePosixPath]]:
     if _WEBCAM.fullmatch(text):
         yield text, PurePosixPath(text.replace(':', '_'))
         return
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):  # Path's own raises where a name is too long
         yield from _below(path, path)
-    elif path.is_file() and path.suffix.lower() == '.txt':
+    elif os.path.isfile(path) and path.suffix.lower() == '.txt':
         lines = [line.strip() for line in _lines(path)]
         lines = [line for line in lines if line and not line.startswith('#')]
-        if missing := [line for line in lines if not (path.parent / line).is_file()]:
+        if missing := [line for line in lines if not os.path.isfile(path.parent / line)]:
             listed = ', '.join(map(repr, missing))
             raise UserError(
                 f'it lists {listed}, and there is no such file (paths are relative to the folder of the list)'
@@ -94,7 +94,7 @@ def _expanded(text: str) -> Iterator[tuple[str, PurePosixPath]]:
             own = PurePosixPath(line)
             name = PurePosixPath(own.name) if own.is_absolute() or '..' in own.parts else own
             yield str(path.parent / line), name
-    elif path.is_file():
+    elif os.path.isfile(path):
         yield str(path), PurePosixPath(path.name)
     elif glob.has_magic(str(path)):
         fixed = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
@@ -167,6 +167,8 @@ class Frames:
 
     def __init__(self, source: Source) -> None:
         camera = _WEBCAM.fullmatch(source.path)
+        if not camera and not os.path.isfile(source.path):  # of a named pipe, OpenCV would wait for ever
+            raise UserError(f'cannot read {source.path!r}: there is no such file.')
         self._capture = cv2.VideoCapture(int(camera[1]) if camera else source.path)
         if not self._capture.isOpened():
             what = 'there is no such camera' if camera else 'it is no video that OpenCV can decode, or it is damaged'

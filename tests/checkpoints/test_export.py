@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from densevit import CvT, ImageClassifier, PatchConvNet, PyramidVisionTransformer, PyramidVisionTransformerV2
 from densevit.checkpoints import CheckpointError, export_weights, load_weights
+from densevit.checkpoints.atomic import digest_file
 from densevit.checkpoints.export import TARGETS, convert_checkpoint, save_state_dict
 from densevit.checkpoints.origins import ORIGINS, to_ours
 from tests.backbones.contract import fill
@@ -218,6 +219,7 @@ def test_files_hold_what_they_should_and_no_more(tmp_path, suffix):
     path = tmp_path / 'new' / f'w.{suffix}'
     save_state_dict({'part': tensors['part']}, path)
     assert path.stat().st_size < 3000
+    digest_file(path).write_text(f'{"0" * 64}  {path.name}\n')  # of what is overwritten
     save_state_dict(tensors, path, force=True)
     if suffix == 'safetensors':
         from safetensors.torch import load_file

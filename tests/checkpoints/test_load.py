@@ -228,6 +228,26 @@ def test_weights_of_another_family_are_refused_in_one_sentence(ours, theirs):
     assert equal(model, before)
 
 
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = PatchConvNet(ARCH)
+        self.rpn_head = nn.Conv2d(16, 4, 1)
+        self.roi_head = nn.Conv2d(16, 4, 1)
+
+
+@pytest.mark.parametrize('theirs, ours, words', [
+    (Detector, Segmentor, 'that of a detector, and this Segmentor is a segmentor'),
+    (Segmentor, Detector, 'that of a segmentor, and this Detector is a detector'),
+    (Segmentor, classifier, 'that of a segmentor, and this ImageClassifier is a classifier'),
+])  # fmt: skip
+def test_weights_for_another_task_are_refused_in_one_sentence(theirs, ours, words):
+    model = ours()
+    with pytest.raises(CheckpointError, match=words) as error:
+        load_weights(model, theirs().state_dict())
+    assert 'backbone.blocks' not in str(error.value) and 'densevit.Pretrained' in str(error.value)
+
+
 @pytest.mark.parametrize('build', [classifier, Segmentor, lambda: PatchConvNet(ARCH)])
 def test_names_of_nobody(build):
     with pytest.raises(CheckpointError, match=r'the checkpoint \(of no known origin, 2 tensors\).*2 unexpected'):

@@ -57,7 +57,7 @@ def test_what_is_damaged_is_skipped_and_named(tmp_path, with_hash):
     (tmp_path / 'iter_10.pth').write_bytes(b'')
     found = newest_checkpoint(tmp_path)
     assert found.path == str(tmp_path / 'iter_9.pth')
-    assert [f'iter_{number}.pth' in reason for number, reason in zip((100, 11, 10), found.skipped, strict=True)]
+    assert all(f'iter_{number}.pth' in reason for number, reason in zip((100, 11, 10), found.skipped, strict=True))
     assert 'damaged' in found.skipped[0] and ('SHA-256' in found.skipped[0]) is with_hash
     for number in (2, 9):
         (tmp_path / f'iter_{number}.pth').write_bytes(b'PK')

@@ -13,6 +13,7 @@ import time
 
 import pytest
 from mmengine.hooks import CheckpointHook as MMCheckpointHook
+from mmengine.hooks import Hook
 
 from densevit.checkpoints import atomic, read_checkpoint
 from densevit.checkpoints.atomic import NotWrittenError, is_damaged
@@ -104,6 +105,74 @@ def test_several_best_ones_and_one_that_is_not_measured(tmp_path):
     more['default_hooks'] = dict(checkpoint=dict(save_best='scor', rule='less'))
     with pytest.raises(UserError, match=r"save_best='scor': .*did you mean 'score'.*There are: score, toy/error"):
         toy_runner(tmp_path / 'other', **more).train()
+
+
+class Break(Hook):
+    """Ends a run at an event after so many iterations."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, event: str, iteration: int) -> None:
+        self.iteration = iteration
+        setattr(self, event, self.end)
+
+    def end(self, runner, *args, **kwargs):
+        if runner.iter == self.iteration:
+            raise ZeroDivisionError('broken off')
+
+
+BEST = dict(interval=4, save_best='score', rule='greater')
+
+
+def broken_off(folder, event, iteration, scores, **more):
+    options = dict(with_validation(scores=scores), **more)
+    options['default_hooks'] = dict(checkpoint=BEST)
+    runner = toy_runner(folder, **options)
+    runner.register_hook(Break(event, iteration))
+    with pytest.raises(ZeroDivisionError, match='broken off'):
+        runner.train()
+
+
+def test_the_newest_learns_of_a_best_one_of_a_validation_that_was_due(tmp_path):
+    broken_off(tmp_path, 'before_val', 8, (1.0,))
+    known = read_checkpoint(tmp_path / 'iter_8.pth')['message_hub']['runtime_info']
+    assert (known['best_score'], known['last_validation']) == (1.0, 4)
+    broken_off(tmp_path, 'before_train_iter', 8, (3.0,), resume=str(tmp_path / 'iter_8.pth'))
+    known = read_checkpoint(tmp_path / 'iter_8.pth')['message_hub']['runtime_info']
+    assert (known['best_score'], known['last_validation']) == (3.0, 8)
+    assert names(tmp_path) == whole('best_score_iter_8.pth', 'iter_8.pth')
+
+
+@pytest.mark.parametrize('moved', [True, False])
+def test_best_ones_of_a_moved_folder_and_of_another(tmp_path, moved):
+    """A run removes those of its own folder, wherever that was, and no others."""
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    broken_off(first, 'before_train_iter', 4, (1.0,))
+    if moved:
+        first.rename(second)
+    newest = (second if moved else first) / 'iter_4.pth'
+    broken_off(second, 'before_train_iter', 8, (2.0,), resume=str(newest))
+    assert names(second) == whole('best_score_iter_8.pth', 'iter_8.pth')
+    assert first.exists() != moved and (moved or names(first) == whole('best_score_iter_4.pth', 'iter_4.pth'))
+
+
+def train_beside(folder, rank):
+    """As one of two processes, of which the second stops at its fourth iteration."""
+    import torch.distributed as dist
+
+    dist.init_process_group('gloo', init_method=f'file://{folder.parent}/store', rank=rank, world_size=2)
+    runner = toy_runner(folder)
+    if rank:
+        runner.register_hook(Break('after_train_iter', 3))
+    runner.train()
+
+
+def test_nothing_is_saved_of_an_iteration_that_another_process_has_stopped_at(tmp_path):
+    """Its loss may be one that is not finite, which is in the weights of all by then."""
+    children = [Child(tmp_path, train_beside, tmp_path / 'run', rank) for rank in range(2)]
+    assert [child.end() for child in children] == [1, 1]
+    assert 'broken off' in children[1].text() and 'broken off' not in children[0].text()
+    assert names(tmp_path / 'run') == whole('iter_2.pth')
 
 
 def test_published_files_are_whole_and_named_by_their_hash(tmp_path):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose as MMCVCompose
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 from torch import nn
 
 from densevit.checkpoints.safe import load_torch_file
-from densevit.engine.guards import FiniteLossHook
+from densevit.data.broken import Ledger, read_list
+from densevit.data.loading import name_unreadable_files
+from densevit.data.stream import PlacedDataset
+from densevit.engine.guards import BrokenSamplesHook, FiniteLossHook
 from densevit.engine.plain import from_plain, to_plain
 from densevit.engine.replay import replay
 from densevit.engine.runner import build_runner
@@ -144,6 +151,29 @@ def test_nothing_is_left_in_the_optimizer(tmp_path):
     runner.train()
     assert 'backward' not in vars(runner.optim_wrapper)
     assert not runner.optim_wrapper.optimizer._optimizer_step_pre_hooks
+
+
+def test_torch_hears_of_dead_workers_after_a_step_that_failed(tmp_path):
+    before = signal.getsignal(signal.SIGCHLD)
+    runner = runner_of(tmp_path, 1.0)
+    runner.model.forward = lambda *args, **kwargs: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        runner.train()
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
+def test_a_pipeline_that_a_hook_has_exchanged_is_reached(tmp_path):
+    dataset = SimpleNamespace(pipeline=Compose([]))
+    name_unreadable_files(dataset, Ledger(0))
+    loader = SimpleNamespace(dataset=PlacedDataset(dataset))
+    runner = SimpleNamespace(train_dataloader=loader, work_dir=tmp_path, hooks=[])
+    hook = BrokenSamplesHook('skip')
+    hook.before_train(runner)
+    loader.dataset.pipeline = MMCVCompose([lambda data: 1 / 0])  # as mmdet's PipelineSwitchHook does it
+    hook.before_train_epoch(runner)
+    assert dataset.pipeline(dict(img_path='a.png')) is None
+    assert 'ZeroDivisionError' in read_list(tmp_path / 'skipped_samples.jsonl')['a.png']
+    assert hook._counts()['broken'] == 1
 
 
 def test_a_full_disk_does_not_hide_the_loss(tmp_path, monkeypatch):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from densevit.engine import options as module
-from densevit.engine.config import check_config, load_config
-from densevit.engine.options import RunOptions, apply_options, batch_line, check_batch, effective_batch
+from densevit.check.batch import batch_line, check_batch, effective_batch
+from densevit.engine.config import check_config, load_config, read_config
+from densevit.engine.options import RunOptions, apply_options
 from densevit.errors import UserError
 from tests.checkpoints.hostile import hostile
 from tests.checkpoints.server import running
@@ -119,11 +119,11 @@ def test_amp_refuses_a_wrapper_of_its_own_kind():
 
 def test_processes_on_cpu_and_gpu(monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.setattr(module.torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     cfg = applied(launcher='pytorch')
     assert cfg.env_cfg.dist_cfg.backend == 'gloo' and cfg.model_wrapper_cfg.device_ids is None
     assert 'sync_bn' not in cfg
-    monkeypatch.setattr(module.torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     cfg = applied(launcher='pytorch')
     assert cfg.env_cfg.dist_cfg.backend == 'nccl' and cfg.sync_bn == 'torch'
     assert 'model_wrapper_cfg' not in cfg
@@ -136,7 +136,7 @@ def test_resume(tmp_path):
     # nothing there: a new start, from the weights that were named
     cfg = applied(resume=True, load_from=str(other), **run)
     assert (cfg.resume, cfg.load_from) == (False, str(other))
-    own.touch()
+    torch.save({'state_dict': {'a': torch.zeros(1)}}, own)
     (tmp_path / 'last_checkpoint').write_text('/before/it/was/moved/iter_2.pth')
     cfg = applied(resume=True, load_from=str(other), **run)
     assert (cfg.resume, cfg.load_from) == (True, str(own))
@@ -192,8 +192,8 @@ def test_a_url_is_fetched_at_once(tmp_path, monkeypatch):
     ],
 )
 def test_numbers_that_are_none(key, value):
-    cfg = load_config(ADE, {key: value})
-    with pytest.raises(UserError, match=f'{key}={value!r}'):
+    cfg = read_config(ADE, {key: value})
+    with pytest.raises(UserError, match=f'{key}: {value!r}'):
         apply_options(cfg, RunOptions(accumulate=2, auto_scale_lr=True))
 
 

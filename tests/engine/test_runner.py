@@ -15,12 +15,16 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import Runner as MMRunner
 from torch import nn
 
+from densevit.check.model import check_channels
 from densevit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
+from densevit.checkpoints.atomic import digest_file
 from densevit.checkpoints.safe import guard
 from densevit.data.loading import name_unreadable_files
 from densevit.engine.config import load_config
-from densevit.engine.runner import Runner, SameBuffersHook, build_runner, check_channels, is_main_process
+from densevit.engine.distributed import SameBuffersHook
+from densevit.engine.runner import Runner, build_runner
 from densevit.errors import UserError
+from densevit.launched import is_main_process
 from tests.scope import scope_restored
 
 
@@ -177,6 +181,7 @@ def resumable(tmp_path):
     # as AmpOptimWrapper adds it, which needs a GPU
     content['optimizer']['loss_scaler'] = torch.amp.GradScaler('cpu').state_dict()
     torch.save(content, path)
+    digest_file(path).unlink()  # as the message says of a file that one has changed
     return path, content, build
 
 
@@ -271,7 +276,7 @@ def test_buffers_are_sent_before_anything_else(tmp_path, monkeypatch):
     runner.model.register_buffer('mean', torch.zeros(2))
     runner.call_hook('before_run')
     sent = []
-    monkeypatch.setattr('densevit.engine.runner.broadcast', sent.append)
+    monkeypatch.setattr('densevit.engine.distributed.broadcast', sent.append)
     SameBuffersHook().before_val_epoch(runner)
     (ema,) = (hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook')
     assert any(buffer is runner.model.mean for buffer in sent)
@@ -354,9 +359,9 @@ def test_other_errors_of_a_pipeline_stay_as_they_are():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'model.decode_head.in_channels': [96, 192, 384, 1024]}, r'decode_head\.in_channels=.*384, 768\] channels'),
-        ({'model.auxiliary_head.in_channels': 512}, r'auxiliary_head\.in_channels=512.*maps \[2\].*\[384\]'),
-        ({'model.backbone.out_indices': (0, 1, 2)}, r'decode_head\.in_index=.*returns 3 maps'),
+        ({'model.decode_head.in_channels': [96, 192, 384, 1024]}, r'decode_head: in_channels=.*384, 768\] channels'),
+        ({'model.auxiliary_head.in_channels': 512}, r'auxiliary_head: in_channels=512.*maps \[2\].*\[384\]'),
+        ({'model.backbone.out_indices': (0, 1, 2)}, r'decode_head: in_index=.*returns 3 maps'),
     ],
 )
 def test_channels_of_heads_are_those_of_the_backbone(options, message):
@@ -370,5 +375,5 @@ def test_channels_of_a_neck_are_those_of_the_backbone():
     cfg = load_config('mask_rcnn_cvt_coco')
     cfg.merge_from_dict({'model.neck.in_channels': [64, 192, 256]})
     with DefaultScope.overwrite_default_scope('mmdet'), torch.device('meta'):
-        with pytest.raises(UserError, match=r'neck\.in_channels=\[64, 192, 256\].*\[64, 192, 384\]'):
+        with pytest.raises(UserError, match=r'neck: in_channels=\[64, 192, 256\].*\[64, 192, 384\]'):
             check_channels(MODELS.build(cfg.model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import runpy
 import signal
 import threading
 import time
@@ -62,6 +63,23 @@ def test_what_was_ignored_stays_so():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_system_with_fewer_signals(monkeypatch):
+    """Windows has no SIGUSR1, and macOS no sigwaitinfo."""
+    for name in ('SIGUSR1', 'pthread_sigmask', 'sigwaitinfo'):
+        monkeypatch.delattr(signal, name)
+    there = runpy.run_path(signals.__file__)
+    with there['StopSignals']() as asked:
+        asked.patient = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.received == signal.SIGTERM
+    before, begun = signal.getsignal(signal.SIGINT), []
+    try:
+        there['shield_worker'](begun.append, 3)
+        assert begun == [3] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -20,7 +20,7 @@ from tests.engine.toy_run import CONTEXT, Child, toy_runner, with_validation
 from tests.scope import scope_restored
 from tests.tools.conftest import load_tool
 
-SLOW = 0.04  # seconds for a sample, three of which make an iteration
+SLOW = 0.08  # seconds for a sample, three of which make an iteration
 
 
 @pytest.fixture(autouse=True)

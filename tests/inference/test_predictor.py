@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +13,15 @@ from PIL import Image
 
 import densevit
 from densevit.data.scenes import CLASSES, THINGS, generate
+from densevit.engine.config import load_config
 from densevit.engine.options import RunOptions, apply_options
 from densevit.engine.runner import build_runner
 from densevit.errors import UserError
 from densevit.inference.prediction import Detection, Segmentation, encode_masks
 from tests.inference.tiny import DETECT, SEGMENT, checkpoint, config
 from tests.scope import scope_restored
+
+HEIGHT = 4000 * int(os.environ.get('DENSEVIT_TEST_SCALE', '1'))  # of the image that takes little memory
 
 
 @pytest.fixture(scope='module')
@@ -201,6 +207,28 @@ def test_a_network_with_one_channel(tmp_path):
     assert windows.labels.dtype == np.uint8 and set(np.unique(windows.labels)) == {0, 1}
 
 
+def test_windows_take_little_memory(weights):
+    """Of a tall image: as Linux counts it, above what a low one of the same width has taken already."""
+    reset, status = Path('/proc/self/clear_refs'), Path('/proc/self/status')
+    if not os.access(reset, os.W_OK):
+        pytest.skip('needs Linux, and a process that may reset its own peak of memory')
+
+    def kilobytes(name: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name))
+
+    height, width = HEIGHT, 400
+    predictor = densevit.Predictor(config(SEGMENT), weights[SEGMENT], device='cpu', window=(128, 200))
+    predictor(image(300, width))
+    tall = np.repeat(image(height // 50, width), 50, axis=0)
+    reset.write_text('5')
+    before = kilobytes('VmRSS')
+    found = predictor(tall)
+    used = 1024 * (kilobytes('VmHWM') - before) - found.labels.nbytes
+    assert found.size == tall.shape[:2] and len(np.unique(found.labels)) > 1
+    logits = len(CLASSES) * tall.shape[0] * width * 4  # of the whole image: 83 MB
+    assert used < logits / 3
+
+
 def test_windows_of_a_detector(weights):
     whole = densevit.Predictor(config(DETECT), weights[DETECT], device='cpu', score=0.2)
     windows = densevit.Predictor(config(DETECT), weights[DETECT], device='cpu', score=0.2, window=(64, 96))
@@ -309,3 +337,13 @@ def test_masks_of_other_detectors():
     objects = (np.zeros((3, 4)), np.ones(3), np.zeros(3, int), encode_masks(masks))
     found = Detection(image(20, 31), None, THINGS, ((1, 2, 3),) * len(THINGS), *objects)
     np.testing.assert_array_equal(found.masks, masks)
+
+
+def test_parts_that_do_not_fit_are_told_as_in_training():
+    cfg = config(SEGMENT)
+    cfg.model.decode_head.no_such_argument = 7
+    with pytest.raises(UserError, match="model: it cannot be built as the config says: .*'no_such_argument'"):
+        densevit.Predictor(cfg, None, device='cpu')
+    cfg = load_config('upernet_swin_ade20k', {'model.decode_head.in_channels': [96, 192, 384, 1024]})
+    with pytest.raises(UserError, match=r'decode_head.*in_channels=.*384, 768\] channels; write these'):
+        densevit.Predictor(cfg, None, device='cpu')

@@ -23,7 +23,8 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     expected = (
         'config --work-dir --cfg-options --launcher --seed --deterministic --skip-data-check --debug --resume '
-        '--load-from --new-classes --trust-checkpoint --amp --accumulate --auto-scale-lr --ema --tensorboard --wandb'
+        '--processes --fsdp --load-from --new-classes --trust-checkpoint --amp --accumulate --auto-scale-lr --ema '
+        '--skip-broken --tensorboard --wandb'
     )
     assert [name for name in expected.split() if name not in text] == []
 
@@ -46,8 +47,11 @@ def test_from_any_folder_with_relative_paths(tool, scenes, tmp_path, monkeypatch
 def test_log_is_quiet(tool, scenes, tmp_path):
     done = tool('train', SEGMENT, '--work-dir', tmp_path, *options(SEGMENT, scenes, 'train_cfg.max_iters=1'))
     assert done.status == 0, done.err
+    # of one iteration the check says, rightly, that the schedule is for more
+    schedule = ('nothing is validated', 'does not come to its end')
+    lines = [line for line in (done.out + done.err).splitlines() if not any(words in line for words in schedule)]
     for noise in ('OneDL', 'paramwise_options', 'Hooks will be executed', 'norm_cfg=', 'Warning', 'WARNING'):
-        assert noise not in done.out + done.err
+        assert not any(noise in line for line in lines)
 
 
 def test_best_checkpoint_and_validation_loss(segmentor, detector):
@@ -172,7 +176,7 @@ def _mistakes(scenes: Path, tmp_path: Path, segmentor: Path, detector: Path) -> 
         'no checkpoint': ([SEGMENT, '--load-from', 'absent.pth', *short], "'absent.pth' does not exist"),
         'nothing to resume': ([SEGMENT, '--resume', 'absent.pth', *short], "'absent.pth' does not exist"),
         'cut checkpoint': ([SEGMENT, '--load-from', str(cut), *short], 'cut.pth'),
-        'other checkpoint': ([SEGMENT, '--load-from', str(detector / 'epoch_2.pth'), *short], 'does not fit'),
+        'other checkpoint': ([SEGMENT, '--load-from', str(detector / 'epoch_2.pth'), *short], 'is that of a detector'),
         'weights only': (
             [SEGMENT, '--resume', str(next(detector.glob('best_*.pth'))), *short],
             'lacks the state of optimizer or schedule',
@@ -181,7 +185,7 @@ def _mistakes(scenes: Path, tmp_path: Path, segmentor: Path, detector: Path) -> 
         'ema': ([SEGMENT, '--ema', '2', *short], '--ema 2'),
         'launcher': ([SEGMENT, '--launcher', 'pytorch', *short], 'torchrun'),
         'folder': (['.'], 'is a folder'),
-        'number': ([SEGMENT, *short, 'train_cfg.max_iters=abc'], "train_cfg.max_iters='abc'"),
+        'number': ([SEGMENT, *short, 'train_cfg.max_iters=abc'], "not 'abc'"),
         'argument': ([SEGMENT, *short, 'model.backbone.out_indices=[99]'], 'out_indices=(99,) must name'),
         'one image': ([SEGMENT, *short, 'train_dataloader.batch_size=1'], 'batch_size=2'),
         'classes': (
@@ -206,7 +210,10 @@ def test_mistake_is_one_sentence(tool, scenes, segmentor, detector, tmp_path, mo
     arguments, named = cases[name]
     done = tool('train', *arguments, '--work-dir', str(tmp_path / 'run'))
     assert done.status == 2
-    assert done.err.startswith('error: ') and done.err.count('\n') == 1, done.err
+    first, *others = done.err.splitlines()
+    assert first.startswith('error: '), done.err
+    # several mistakes are a list, a line each
+    assert not others or (first.endswith('mistakes:') and all(line.startswith('- ') for line in others)), done.err
     assert named in done.err
     assert 'Traceback' not in done.err + done.out
 
@@ -275,8 +282,8 @@ def test_two_gloo_processes(tool, scenes, tmp_path):
     config.write_text(DISTRIBUTED.format(base=str(ROOT / 'configs' / f'{SEGMENT}.py')))
     # three images for two processes: one would be counted twice
     more = options(SEGMENT, scenes, 'val_dataloader.dataset.indices=3', 'val_dataloader.batch_size=1')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
-    command += [str(ROOT / 'tools' / 'train.py'), str(config), '--launcher', 'pytorch', '--work-dir', str(tmp_path)]
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--processes', '2']
+    command += ['--work-dir', str(tmp_path)]
     environment = {**os.environ, 'PYTHONPATH': str(tmp_path), 'OMP_NUM_THREADS': '1'}
     done = subprocess.run([*command, *more], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -284,11 +291,8 @@ def test_two_gloo_processes(tool, scenes, tmp_path):
     assert 'batch: 4 images per update' in done.stdout
     validated = validation(tmp_path)
 
-    best = next(tmp_path.glob('best_mIoU_iter_4.pth'), None)
-    if best is None:
-        pytest.fail('the second validation should be the better one here; choose another seed')
     single = options(SEGMENT, scenes, 'test_dataloader.dataset.indices=3')
-    assert tool('test', SEGMENT, best, '--work-dir', tmp_path / 'single', *single).status == 0
+    assert tool('test', SEGMENT, tmp_path / 'iter_4.pth', '--work-dir', tmp_path / 'single', *single).status == 0
     tested = metrics(tmp_path / 'single')
     for name in ('mIoU', 'aAcc'):
         assert tested[name] == pytest.approx(validated[name], abs=1e-3)

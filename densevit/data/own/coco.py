@@ -78,6 +78,8 @@ def _content(file: Path) -> dict[str, Any]:
         if not content[key]:
             raise UserError(f'--coco {str(file)!r}: the list {key!r} is empty.')
         for each in content[key]:
+            if isinstance(each, dict) and key != 'annotations' and 'id' not in each:
+                raise UserError(f'--coco {str(file)!r}: an item of {key!r} has no id: {each!r:.200}; export it anew.')
             if not isinstance(each, dict) or any(not _fits(name, value) for name, value in each.items()):
                 wrong = each if not isinstance(each, dict) else {
                     name: value for name, value in each.items() if not _fits(name, value)

@@ -11,11 +11,16 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from densevit.data.check import check_datasets
+from densevit.check.data import DatasetReport, require_sound_data
 from densevit.errors import UserError
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
+
+
+def check(cfg: Config, splits: tuple[str, ...] = ('train', 'val', 'test')) -> list[DatasetReport]:
+    return require_sound_data(cfg, splits)
+
 
 CLASSES = ('sky', 'tree', 'car')
 HEIGHT, WIDTH = 40, 56
@@ -23,7 +28,8 @@ HEIGHT, WIDTH = 40, 56
 
 def picture(file: Path, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)).save(file)
+    numbers = np.random.default_rng(list(file.name.encode()))
+    Image.fromarray(numbers.integers(0, 255, (*size, 3), dtype=np.uint8)).save(file)
 
 
 def label(file: Path, values: list[int], size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
@@ -60,7 +66,7 @@ def seg_config(root: Path, **dataset) -> Config:
 
 
 def test_sound_segmentation_data_is_counted(seg_root):
-    (report,) = check_datasets(seg_config(seg_root)).datasets
+    (report,) = check(seg_config(seg_root))
     assert (report.images, report.instances, report.root) == (3, None, str(seg_root))
     assert report.shares == pytest.approx(dict(sky=0.2, tree=0.4, car=0.2), abs=1e-3)
     assert report.ignored == pytest.approx(0.2, abs=1e-3)
@@ -74,17 +80,17 @@ def test_wrapped_datasets_are_found_and_shared_ones_are_checked_once(seg_root):
         type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=2, dataset=inner), dict(inner)]
     )
     cfg.val_dataloader = dict(dataset=inner)
-    (report,) = check_datasets(cfg).datasets
+    (report,) = check(cfg)
     assert report.path == 'train_dataloader.dataset.datasets[0].dataset'
     inner.data_root = '/no/such/root'
     with pytest.raises(UserError, match='val_dataloader.dataset: .*/no/such/root'):
-        check_datasets(cfg, splits=['val'])
+        check(cfg, splits=['val'])
 
 
 def test_data_root_missing(seg_root):
     cfg = seg_config(seg_root.parent / 'absent')
     with pytest.raises(UserError, match=f'{seg_root.parent}/absent.*images, labels.*dataset.data_root=PATH'):
-        check_datasets(cfg)
+        check(cfg)
 
 
 def test_data_root_of_an_environment_variable_is_named(tmp_path):
@@ -94,7 +100,7 @@ def test_data_root_of_an_environment_variable_is_named(tmp_path):
         "train_dataloader = dict(dataset=dict(type='BaseSegDataset', data_root=data_root))"
     )
     with pytest.raises(UserError, match=r'data_root=PATH or the environment variable DENSEVIT_TEST_DATA .now .no_data'):
-        check_datasets(Config.fromfile(file))
+        check(Config.fromfile(file))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,7 @@ def test_advice_moves_this_data_root(tmp_path, root, advice):
         "train_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=[inner]))"
     )
     with pytest.raises(UserError, match=f'; set --cfg-options {advice}') as caught:
-        check_datasets(Config.fromfile(file))
+        check(Config.fromfile(file))
     assert ('environment' in str(caught.value)) == ('environment' in advice)
 
 
@@ -124,7 +130,7 @@ def test_wrong_layout(seg_root, wrong):
         (seg_root / 'labels').rename(seg_root / 'masks')
     advice = 'there is: images, masks' if wrong == 'other' else f"they are in '{seg_root}'"
     with pytest.raises(UserError, match=f"is not in the data root '{given}'.*{advice}"):
-        check_datasets(seg_config(given))
+        check(seg_config(given))
 
 
 @pytest.mark.parametrize('made', ['index_ade20k.pkl', 'images/ADE/training/x.txt'])
@@ -133,33 +139,33 @@ def test_full_ade20k_download_is_recognized(tmp_path, made):
     (tmp_path / made).write_text('')
     prefix = dict(img_path='images/training', seg_map_path='annotations/training')
     with pytest.raises(UserError, match='full ADE20K download.*ADEChallengeData2016'):
-        check_datasets(seg_config(tmp_path, data_prefix=prefix))
+        check(seg_config(tmp_path, data_prefix=prefix))
 
 
 def test_suffixes(seg_root):
     with pytest.raises(UserError, match=r"no image left.*img_suffix='.tif'; there is: .jpg \(3\)"):
-        check_datasets(seg_config(seg_root, img_suffix='.tif'))
+        check(seg_config(seg_root, img_suffix='.tif'))
     with pytest.raises(UserError, match=r"3 of 3 images .*seg_map_suffix='_labels.png'.*.png \(3\)"):
-        check_datasets(seg_config(seg_root, seg_map_suffix='_labels.png'))
+        check(seg_config(seg_root, seg_map_suffix='_labels.png'))
 
 
 def test_images_without_label(seg_root):
     (seg_root / 'labels/b.png').unlink()
     with pytest.raises(UserError, match='1 of 3 images have no label file.*labels/b.png'):
-        check_datasets(seg_config(seg_root))
+        check(seg_config(seg_root))
 
 
 def test_label_outside_the_classes(seg_root):
     label(seg_root / 'labels/b.png', [0, 1, 7])
     with pytest.raises(UserError, match='labels/b.png.* value 7, .*3 classes.*num_classes 8 classes'):
-        check_datasets(seg_config(seg_root))
+        check(seg_config(seg_root))
 
 
 def test_forgotten_reduce_zero_label_is_proposed(seg_root):
     label(seg_root / 'labels/b.png', [0, 1, 2, 3])
     with pytest.raises(UserError, match='value 3.*reduce_zero_label=True'):
-        check_datasets(seg_config(seg_root))
-    (report,) = check_datasets(seg_config(seg_root, reduce_zero_label=True)).datasets
+        check(seg_config(seg_root))
+    (report,) = check(seg_config(seg_root, reduce_zero_label=True))
     assert report.shares['car'] > 0
 
 
@@ -172,34 +178,34 @@ def test_reduce_zero_label_of_the_pipeline_is_that_of_the_dataset(seg_root, nest
     cfg = seg_config(seg_root)
     cfg.val_dataloader = dict(dataset={**cfg.train_dataloader.dataset, 'pipeline': pipeline})
     with pytest.raises(UserError, match=f'{both}; give both the same'):
-        check_datasets(cfg)
+        check(cfg)
     cfg.val_dataloader.dataset.reduce_zero_label = True
-    check_datasets(cfg)
+    check(cfg)
 
 
 def test_void_label_is_that_of_the_heads(seg_root):
     cfg = seg_config(seg_root)
     cfg.model.decode_head.ignore_index = cfg.model.auxiliary_head[0].ignore_index = 9
     with pytest.raises(UserError, match='value 255.*void 9'):
-        check_datasets(cfg)
+        check(cfg)
 
 
 def test_labels_that_are_all_ignored(seg_root):
     for name in 'abc':
         label(seg_root / f'labels/{name}.png', [0, 255])
     with pytest.raises(UserError, match=r'every pixel .* ignored.*\[0, 255\]'):
-        check_datasets(seg_config(seg_root, reduce_zero_label=True))
-    (report,) = check_datasets(seg_config(seg_root)).datasets
-    assert '0 and 255' in report.notes[0]
+        check(seg_config(seg_root, reduce_zero_label=True))
+    (report,) = check(seg_config(seg_root))
+    assert [each.kind for each in report.findings] == ['mask-binary-255']
 
 
 def test_label_of_colours_or_of_another_size(seg_root):
     picture(seg_root / 'labels/c.png')
     with pytest.raises(UserError, match='labels/c.png.* 3 channels'):
-        check_datasets(seg_config(seg_root))
+        check(seg_config(seg_root))
     label(seg_root / 'labels/c.png', [0, 1], size=(WIDTH, HEIGHT))
     with pytest.raises(UserError, match=f'labels/c.png.* {HEIGHT}x{WIDTH} .*image is {WIDTH}x{HEIGHT}'):
-        check_datasets(seg_config(seg_root))
+        check(seg_config(seg_root))
 
 
 def test_palette_labels_are_read_as_indices(seg_root):
@@ -208,7 +214,7 @@ def test_palette_labels_are_read_as_indices(seg_root):
         opened.putpalette(list(range(255, -1, -1)) * 3)
         opened.save(seg_root / f'labels/{name}.png')
     assert Image.open(seg_root / 'labels/a.png').mode == 'P'
-    (report,) = check_datasets(seg_config(seg_root)).datasets
+    (report,) = check(seg_config(seg_root))
     assert report.shares['tree'] == pytest.approx(0.4, abs=1e-3)
 
 
@@ -219,19 +225,19 @@ def test_unreadable_file(seg_root, file, damage):
     damaged = {'empty': b'', 'cut': content[: len(content) // 2], 'garbage': b'<html>' * 99}[damage]
     (seg_root / file).write_bytes(damaged)
     with pytest.raises(UserError, match=f'cannot read the .*{file}'):
-        check_datasets(seg_config(seg_root))
+        check(seg_config(seg_root))
 
 
 def test_classes_as_a_string(seg_root):
     with pytest.raises(UserError, match=r"classes='tower' is a string.*\('tower',\)"):
-        check_datasets(seg_config(seg_root, metainfo=dict(classes='tower')))
+        check(seg_config(seg_root, metainfo=dict(classes='tower')))
 
 
 def test_head_with_another_number_of_classes(seg_root):
     cfg = seg_config(seg_root)
     cfg.model.auxiliary_head[0].num_classes = 19
     with pytest.raises(UserError, match=r'has 3 classes .*model.auxiliary_head\[0\].num_classes=19; set .*=3'):
-        check_datasets(cfg)
+        check(cfg)
 
 
 # ------------------------------------------------------------------------------------------- detection
@@ -288,7 +294,7 @@ def test_sound_coco_data_is_counted_as_mmdet_counts(det_root):
     from mmdet.registry import DATASETS
 
     cfg = det_config(det_root)
-    (report,) = check_datasets(cfg).datasets
+    (report,) = check(cfg)
     assert (report.images, report.instances) == (1, 2)  # image 2 is empty, annotation 3 a crowd
     assert report.shares == dict(cat=0.5, dog=0.5)
     assert report.images == len(DATASETS.build({**cfg.train_dataloader.dataset, 'pipeline': []}))
@@ -297,33 +303,33 @@ def test_sound_coco_data_is_counted_as_mmdet_counts(det_root):
 def test_class_names_that_do_not_match(det_root):
     both = 'config: tower, mast | file: cat, dog'
     with pytest.raises(UserError, match=f'no image left.*{both.replace("|", ".")}'):
-        check_datasets(det_config(det_root, classes=('tower', 'mast')))
+        check(det_config(det_root, classes=('tower', 'mast')))
     with pytest.raises(UserError, match="'mast' of the config is not in"):
-        check_datasets(det_config(det_root, classes=('cat', 'mast')))
+        check(det_config(det_root, classes=('cat', 'mast')))
     with pytest.raises(UserError, match='order.*config: dog, cat . file: cat, dog'):
-        check_datasets(det_config(det_root, classes=('dog', 'cat')))
-    (report,) = check_datasets(det_config(det_root, classes=('dog',))).datasets
+        check(det_config(det_root, classes=('dog', 'cat')))
+    (report,) = check(det_config(det_root, classes=('dog',)))
     assert report.instances == 1
 
 
 def test_everything_filtered_away(det_root):
     with pytest.raises(UserError, match='no image left: 0 of 2 images.*50'):
-        check_datasets(det_config(det_root, filter_cfg=dict(filter_empty_gt=True, min_size=50)))
+        check(det_config(det_root, filter_cfg=dict(filter_empty_gt=True, min_size=50)))
     empty = {**coco(), 'annotations': []}
     with pytest.raises(UserError, match='no image left: 0 of 2 .*filter_empty_gt.*0 of them have annotations'):
-        check_datasets(det_config(det_root, empty))
-    assert check_datasets(det_config(det_root, empty, test_mode=True)).datasets[0].images == 2
+        check(det_config(det_root, empty))
+    assert check(det_config(det_root, empty, test_mode=True))[0].images == 2
 
 
 def test_broken_or_foreign_json(det_root):
     with pytest.raises(UserError, match='train.json.* is not JSON .*line 1'):
-        check_datasets(det_config(det_root, json.dumps(coco())[:-40]))
+        check(det_config(det_root, json.dumps(coco())[:-40]))
     with pytest.raises(UserError, match="not a COCO file: no list 'images'; there is: shapes"):
-        check_datasets(det_config(det_root, dict(shapes=[])))
+        check(det_config(det_root, dict(shapes=[])))
     content = coco()
     del content['images'][1]['height']
     with pytest.raises(UserError, match="item of 'images' .* has no 'height'"):
-        check_datasets(det_config(det_root, content))
+        check(det_config(det_root, content))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +344,7 @@ def test_bad_annotation(det_root, change, match):
     content = coco()
     content['annotations'][1].update(change)
     with pytest.raises(UserError, match=match):
-        check_datasets(det_config(det_root, content))
+        check(det_config(det_root, content))
 
 
 @pytest.mark.parametrize('several', [False, True])
@@ -349,35 +355,35 @@ def test_evaluator_scores_the_file_of_its_dataset(det_root, monkeypatch, several
     cfg.val_evaluator = [dict(type='mmdet.DumpDetResults'), metric] if several else metric
     option = 'val_evaluator.1.ann_file' if several else 'val_evaluator.ann_file'
     file = det_root / 'train.json'
-    with pytest.raises(UserError, match=f"^{option}='elsewhere/val.json' .*val_dataloader.*; set {option}={file}"):
-        check_datasets(cfg)
+    with pytest.raises(UserError, match=f"^{option}: 'elsewhere/val.json' .*val_dataloader.*; set {option}={file}"):
+        check(cfg)
     monkeypatch.chdir(det_root)
     for same in (None, str(file), './train.json'):
         (cfg.val_evaluator[1] if several else cfg.val_evaluator).ann_file = same
-        check_datasets(cfg)
+        check(cfg)
 
 
 def test_annotations_need_no_mask_where_none_is_loaded(det_root):
     content = coco()
     for annotation in content['annotations']:
         del annotation['segmentation']
-    check_datasets(det_config(det_root, content, pipeline=[dict(type='LoadAnnotations', with_bbox=True)]))
+    check(det_config(det_root, content, pipeline=[dict(type='LoadAnnotations', with_bbox=True)]))
 
 
 def test_image_files(det_root):
     (det_root / 'train/1.jpg').unlink()
     with pytest.raises(UserError, match='1 of 1 image files do not exist.*train/1.jpg.*data_prefix'):
-        check_datasets(det_config(det_root))
+        check(det_config(det_root))
     (det_root / 'train/1.jpg').write_bytes(b'')
     with pytest.raises(UserError, match='cannot read .*train/1.jpg.*empty'):
-        check_datasets(det_config(det_root))
+        check(det_config(det_root))
 
 
 def test_number_of_classes_of_the_detection_heads(det_root):
     cfg = det_config(det_root)
     del cfg.model.roi_head.mask_head.num_classes  # mmdet's default is 80
     with pytest.raises(UserError, match='has 2 classes .*model.roi_head.mask_head.num_classes=80'):
-        check_datasets(cfg)
+        check(cfg)
 
 
 def test_other_formats_are_loaded_but_not_judged(det_root):
@@ -394,17 +400,17 @@ def test_other_formats_are_loaded_but_not_judged(det_root):
     DATASETS.register_module(name='Foreign', module=Foreign)
     try:
         options = dict(type='Foreign', filter_cfg=None)
-        (report,) = check_datasets(det_config(det_root, '[1, 2, 3]', **options)).datasets
-        assert report.images == 3 and 'Foreign' in report.notes[0]
+        (report,) = check(det_config(det_root, '[1, 2, 3]', **options))
+        assert report.images == 3 and 'Foreign' in report.findings[0].message
         with pytest.raises(UserError, match='no image left of .*train.json'):
-            check_datasets(det_config(det_root, '[]', **options))
+            check(det_config(det_root, '[]', **options))
     finally:
         DATASETS.module_dict.pop('Foreign')
 
 
 def test_annotation_file_missing(det_root):
     with pytest.raises(UserError, match="'absent.json' is not in the data root"):
-        check_datasets(det_config(det_root, ann_file='absent.json'))
+        check(det_config(det_root, ann_file='absent.json'))
 
 
 # ---------------------------------------------------------------------------------------- real samples
@@ -414,7 +420,7 @@ def test_camvid_sample(shared_data):
     cfg = seg_config(shared_data / 'camvid', metainfo=dict(classes=classes), data_prefix=prefix)
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head[0]):
         head.num_classes = 11
-    (report,) = check_datasets(cfg).datasets
+    (report,) = check(cfg)
     assert report.images == 101
     assert set(report.shares) == set(classes) and min(report.shares.values()) > 0
     assert sum(report.shares.values()) + report.ignored == pytest.approx(1)
@@ -427,7 +433,7 @@ def test_ade20k_sample(shared_data):
     cfg.train_dataloader = dict(dataset=dataset)
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head[0]):
         head.num_classes = 150
-    (report,) = check_datasets(cfg).datasets
+    (report,) = check(cfg)
     assert report.images == 9 and len(report.shares) == 150
 
 
@@ -445,7 +451,7 @@ def test_coco_samples(shared_data, tmp_path, name, images):
     )
     for head in cfg.model.roi_head.values():
         head.num_classes = len(names)
-    (report,) = check_datasets(cfg).datasets
+    (report,) = check(cfg)
     assert report.images == images and report.instances > images
     assert sum(report.shares.values()) == pytest.approx(1)
 
@@ -459,4 +465,4 @@ def test_damaged_copy_of_a_real_image(shared_data, tmp_path):
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head[0]):
         head.num_classes = 150
     with pytest.raises(UserError, match=f'cannot read .*{victim.name}'):
-        check_datasets(cfg)
+        check(cfg)
