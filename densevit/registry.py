@@ -32,6 +32,7 @@ __all__ = [
     'LOOPS',
     'METRICS',
     'MODELS',
+    'MODEL_WRAPPERS',
     'OPTIM_WRAPPERS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
     'PARTS',
@@ -47,6 +48,7 @@ PARTS: dict[str, str] = {
     'SwinTransformer': 'densevit.backbones.swin',
     'SwinTransformerV2': 'densevit.backbones.swin_v2',
     'CvT': 'densevit.backbones.cvt',
+    'TimmBackbone': 'densevit.backbones.timm_backbone',
     'ImageClassifier': 'densevit.classifiers.image_classifier',
     'LearnedAggregation': 'densevit.classifiers.image_classifier',
     'ColumnarPyramid': 'densevit.necks.columnar_pyramid',
@@ -71,12 +73,18 @@ PARTS: dict[str, str] = {
     'CocoMetric': 'densevit.evaluation.coco',
     'PointingGame': 'densevit.evaluation.pointing',
     'ValLoop': 'densevit.engine.loops',
+    'EpochBasedTrainLoop': 'densevit.engine.train_loops',
+    'IterBasedTrainLoop': 'densevit.engine.train_loops',
+    'CheckpointHook': 'densevit.engine.checkpoint_hook',
     'BF16OptimWrapper': 'densevit.engine.amp',
     'GroupedOptimWrapperConstructor': 'densevit.engine.optim',
     'DetTTAModel': 'densevit.evaluation.tta',
     'PictureHook': 'densevit.engine.pictures',
     'ReportHook': 'densevit.engine.report_hook',
-    'SameBuffersHook': 'densevit.engine.runner',
+    'BrokenSamplesHook': 'densevit.engine.guards',
+    'FiniteLossHook': 'densevit.engine.guards',
+    'SameBuffersHook': 'densevit.engine.distributed',
+    'FullyShardedModel': 'densevit.engine.fsdp',
     'Pretrained': 'densevit.checkpoints.pretrained',
 }
 
@@ -141,6 +149,7 @@ class PartRegistry(Registry):
 
 
 MODELS = PartRegistry('model', parent=mmengine_registry.MODELS)
+MODEL_WRAPPERS = PartRegistry('model wrapper', parent=mmengine_registry.MODEL_WRAPPERS)
 METRICS = PartRegistry('metric', parent=mmengine_registry.METRICS)
 LOOPS = PartRegistry('loop', parent=mmengine_registry.LOOPS)
 HOOKS = PartRegistry('hook', parent=mmengine_registry.HOOKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import densevit  # noqa: E402, F401  (before mmdet: it provides the operators that mmdet imports)
+
+# A shell's background jobs ignore Ctrl-C, and so would the processes to which tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # pytest explains a failed assert only in modules that it has rewritten: test_*.py and these
 pytest.register_assert_rewrite('tests.backbones.contract', 'tests.checkpoints.whole', 'tests.reference')

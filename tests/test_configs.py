@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -19,6 +20,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 
+import densevit
 from densevit.checkpoints import load_weights
 from densevit.engine.config import load_config
 from densevit.registry import PARTS
@@ -51,6 +53,8 @@ KNOWN = {
     ('mask_rcnn', 'swinv2', 'coco'): 12,
     ('upernet', 'cvt', 'ade20k'): 3,
     ('mask_rcnn', 'cvt', 'coco'): 3,
+    ('upernet', 'timm', 'ade20k'): 6,
+    ('mask_rcnn', 'timm', 'coco'): 2,
 }
 NAME = re.compile(r'(upernet|semfpn|mask_rcnn|cascade_mask_rcnn)_([a-z0-9]+)(?:-([a-z0-9-]+))?_([a-z0-9]+)')
 
@@ -96,7 +100,7 @@ def test_all_are_found():
     assert found == KNOWN
     assert len(FILES) == sum(KNOWN.values()) >= 97
     assert len(BASES) >= 17
-    assert len(NEW) == 81
+    assert len(NEW) == 89
 
 
 # ------------------------------------------------------------------------------------------ the parts fit
@@ -123,16 +127,23 @@ def test_builds_and_counts(file, shared_facts):
         total = count(model)
         assert f'{total / 1e6:.2f}' == re.match(r'[\d.]+(?= M)', entry(file, 'Parameters'))[0]
         known = counted_elsewhere(file, shared_facts)
-        assert total == known or (known is None and re.search('swin-.-w12|swinv2|cvt|cascade', file.stem))
-    if file in NEW:
+        assert total == known or (known is None and re.search('swin-.-w12|swinv2|cvt|cascade|timm', file.stem))
+    if family == 'timm':
+        check_timm(cfg, entry(file, 'Weights'))
+    elif file in NEW:
         check_weights(model, entry(file, 'Weights'), shared_facts)
     if file in NEW and method != 'semfpn':
         heads = upernet_heads(channels) if method == 'upernet' else mask_rcnn_heads(channels, method != 'mask_rcnn')
-        assert total == count(model.backbone) + heads
+        assert total == count(model.backbone) + adapter_of(model) + heads
 
 
 def count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def adapter_of(model) -> int:
+    """Parameters of the part that makes levels of a column."""
+    return sum(count(module) for module in model.modules() if type(module).__name__ == 'ColumnarPyramid')
 
 
 def levels_of(model):
@@ -251,6 +262,14 @@ def check_weights(model, weights: str, facts: Path) -> None:
         assert tuple(size or side for size in model.backbone.pretrained_window_sizes) == learned
 
 
+def check_timm(cfg: Config, weights: str) -> None:
+    """A config names the weights that timm fetches, and normalizes images as these were trained."""
+    found = timm.get_pretrained_cfg(cfg.model.backbone.model_name)
+    assert weights.startswith(f'{found.architecture}.{found.tag} (')
+    for key in ('mean', 'std'):
+        assert cfg.model.data_preprocessor[key] == pytest.approx([255 * value for value in getattr(found, key)])
+
+
 # --------------------------------------------------------------------------------------------- the recipes
 # files, learning rate, weight decay, iterations or epochs, images per update, stochastic depth; the first that fits
 RECIPES = [
@@ -267,6 +286,12 @@ RECIPES = [
     ('(cascade_)?mask_rcnn_swin.*', 1e-4, 0.05, 36, 16, 0.2),
     ('mask_rcnn_cvt-w24_coco', 1e-4, 0.05, 36, 16, 0.3),
     ('mask_rcnn_cvt.*', 1e-4, 0.05, 36, 16, 0.1),
+    ('upernet_timm-(vit|deit|cait)-.*', 6e-5, 0.01, 160000, 16, 0.1),
+    ('upernet_timm-xcit-.*', 6e-5, 0.01, 160000, 16, 0.05),
+    ('upernet_timm-twins-.*', 6e-5, 0.01, 160000, 16, 0.2),
+    ('upernet_timm-resnet-.*', 6e-5, 0.01, 160000, 16, 0.0),
+    ('mask_rcnn_timm-xcit-.*', 1e-4, 0.05, 36, 16, 0.05),
+    ('mask_rcnn_timm-resnet-.*', 1e-4, 0.05, 36, 16, 0.0),
 ]
 
 
@@ -292,7 +317,7 @@ def test_recipe(file):
         several = [step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomChoice']
         assert bool(several) == (decay != 1e-4)
     assert [scheduler.end for scheduler in cfg.param_scheduler[:-1]] == ([warm_up] if warm_up else [])
-    assert cfg.model.backbone.get('norm_eval', False) == (parts_of(file)[1] == 'cvt')
+    assert cfg.model.backbone.get('norm_eval', False) == bool(re.search('_cvt|-resnet', file.stem))
 
 
 # what does not decay, as the originals name it; the heads of Mask R-CNN have no norm
@@ -311,6 +336,9 @@ UNDECAYED = {
     'mask_rcnn_swinv2_coco': 'norm|cpb_mlp|logit_scale',
     'upernet_cvt_ade20k': r'norm|\.bn\.',
     'mask_rcnn_cvt_coco': r'norm|\.bn\.',
+    'upernet_timm-deit-s_ade20k': r'norm|\.bn\.|neck\.fpn1\.1\.|pos_embed|cls_token',
+    'upernet_timm-cait-s24_ade20k': r'norm|\.bn\.|neck\.fpn1\.1\.|pos_embed',
+    'mask_rcnn_timm-resnet-50_coco': r'\.bn\d\.|downsample\.1\.',
 }
 
 
@@ -496,7 +524,7 @@ def check_prediction(model, batch: dict, scope: str) -> None:
     assert found.bboxes.isfinite().all() and found.scores.isfinite().all()
 
 
-STEPS = [f'{method}_{family}' for method, family, _ in KNOWN if family != 'patchconvnet']
+STEPS = [f'{method}_{family}' for method, family, _ in KNOWN if family not in ('patchconvnet', 'timm')]
 
 
 @pytest.mark.parametrize('stem', STEPS)
@@ -573,6 +601,25 @@ def test_a_step_of_mask_rcnn():
     losses = check_step(model, detection_batch(), 'mmdet')
     assert_trains(model.neck)
     assert {'loss_rpn_cls', 'loss_cls', 'loss_bbox', 'loss_mask'} <= set(losses)
+
+
+@pytest.mark.parametrize(
+    ('stem', 'name'), [('upernet_timm-deit-s_ade20k', 'test_vit'), ('mask_rcnn_timm-resnet-50_coco', 'test_resnet')]
+)
+def test_a_step_on_timms_models(stem, name):
+    shipped = config_of(CONFIGS / f'{stem}.py')
+    channels = list(densevit.TimmBackbone(name).out_channels)
+    options = {'model.backbone.model_name': name, 'model.backbone.drop_path_rate': 0.0}
+    if name == 'test_vit':
+        width = channels[0]
+        small = small_heads(shipped, channels)
+        del small['model.neck.out_channels']
+        options |= {'model.neck.in_channels': width, 'model.auxiliary_head.in_channels': width}
+        options = {**small, **options, 'model.decode_head.in_channels': [width] * 4}
+    else:
+        options |= small_heads(shipped, channels)
+    model = build(load_config(CONFIGS / f'{stem}.py', options), 'cpu')
+    check_step(model, segmentation_batch(150) if name == 'test_vit' else detection_batch(), shipped.default_scope)
 
 
 # ---------------------------------------------------------------------- backbones in a user's plain config

@@ -138,14 +138,15 @@ def _options(name: str, text: str) -> dict[str, Any]:
     """``'T,window_size=12,out_indices=(0,1)'`` -> arguments of the backbone."""
     cls, found = import_part(name), {}
     known = list(inspect.signature(cls).parameters)
+    variant = known[0]  # arch, or of timm's models model_name
     for position, word in enumerate(_words(text)):
         key, equals, value = word.partition('=')
         if not equals and position == 0:
-            key, value = 'arch', word
+            key, value = variant, word
         if key not in known:
             raise UserError(f'{name} has no argument {key!r}{did_you_mean(key, known) or "."}')
         try:
-            found[key] = ast.literal_eval(value) if key != 'arch' or value.startswith('{') else value
+            found[key] = ast.literal_eval(value) if key != variant or value.startswith('{') else value
         except (ValueError, SyntaxError):
             found[key] = value
     return found

@@ -90,7 +90,8 @@ def count(root: Path, name: str) -> dict[str, Any]:
     data, size = DATA[name.rpartition('_')[2]]
     total = complexity(model, size)['total']
     backbone = cfg.model.backbone
-    arch = f' {backbone.arch}' if isinstance(backbone.arch, str) else ''
+    arch = backbone.get('arch', backbone.get('model_name'))  # timm's models go by their names
+    arch = f' {arch}' if isinstance(arch, str) else ''
     loop = cfg.train_cfg
     length = {'Iterations': loop.max_iters} if 'max_iters' in loop else {'Epochs': loop.max_epochs}
     return {

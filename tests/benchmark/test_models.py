@@ -18,6 +18,8 @@ def test_backbones_by_name():
     assert spec.config == dict(type='densevit.SwinTransformer', arch='T', window_size=12, out_indices=(0, 2))
     assert parse_spec('CvT').config == dict(type='densevit.CvT')
     assert parse_spec('CvT:13').config['arch'] == '13'
+    spec = parse_spec('TimmBackbone:resnet50,out_indices=(-1,)')
+    assert spec.config == dict(type='densevit.TimmBackbone', model_name='resnet50', out_indices=(-1,))
     arch = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
     assert parse_spec(f'densevit.SwinTransformer:{arch},window_size=4').config['arch'] == arch
 
