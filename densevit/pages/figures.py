@@ -8,10 +8,11 @@ import plotly.io
 __all__ = ['DASHES', 'PALETTE', 'SYMBOLS', 'to_json']
 
 # Okabe and Ito, "Color Universal Design", 2008 (jfly.uni-koeln.de/color): eight colours that people with any colour
-# blindness tell apart. Black and yellow are left out: the one is lost on a dark page, the other on a light one.
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+# blindness tell apart. Black and yellow are left out: the one is lost on a dark page, the other on a light one. A grey
+# stands for them.
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#808080')
 # A second difference beside the colour, in the same order.
-SYMBOLS = ('circle', 'square', 'diamond', 'triangle-up', 'x', 'cross')
+SYMBOLS = ('circle', 'square', 'diamond', 'triangle-up', 'x', 'cross', 'star')
 DASHES = ('solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot')
 
 

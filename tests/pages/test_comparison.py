@@ -86,7 +86,7 @@ def test_the_page_needs_nothing_and_is_drawn(shown):
     image = browser.screenshot('#comparison')
     assert has_color(image, '#0072B2') and has_color(image, '#009E73')
     found = plot(browser)
-    assert set(found['traces']) == {'PatchConvNet', 'PVT', 'PVTv2', 'Swin Transformer', 'Pareto front'}
+    assert set(found['traces']) == {'PatchConvNet', 'PVT', 'PVTv2', 'Swin Transformer', 'timm', 'Pareto front'}
     count = Counter(row['metric'] for row in results_of(FAMILIES) if not row['tested'])['ADE20K mIoU']
     assert points(found) == count > 25
     assert f'{count} results of' in browser.find('#note').text
@@ -170,7 +170,7 @@ def test_the_legend_hides_a_family(shown):
     browser.run('arguments[0].focus()', toggle)
     browser.press('\ue007')  # Enter
     browser.wait(lambda: plot(browser)['traces']['PatchConvNet']['visible'] == 'legendonly', 'the family is hidden')
-    best = max(y for name in ('PVT', 'PVTv2', 'Swin Transformer') for y in before[name]['y'] if y)
+    best = max(y for name in ('PVT', 'PVTv2', 'Swin Transformer', 'timm') for y in before[name]['y'] if y)
     browser.wait(lambda: max(plot(browser)['traces']['Pareto front']['y']) == best, 'the front goes on without it')
     assert not has_color(browser.screenshot('#comparison .cartesianlayer'), '#0072B2')
     choose(browser, 'cost', 'params')

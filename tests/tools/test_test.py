@@ -137,7 +137,7 @@ def test_checkpoints_that_cannot_be_used(tool, scenes, segmentor, tmp_path):
     for config, checkpoint, reason in (
         (SEGMENT, 'absent.pth', "'absent.pth' does not exist"),
         (SEGMENT, cut, 'is it whole?'),
-        (DETECT, newest(segmentor), 'does not fit MaskRCNN'),
+        (DETECT, newest(segmentor), 'is that of a segmentor, and this MaskRCNN is a detector'),
     ):
         done = tool('test', config, checkpoint, '--work-dir', tmp_path, *options(config, scenes))
         assert done.status == 2
