@@ -281,8 +281,7 @@ def _resampled(model: nn.Module, size: Sequence[int], layout: str) -> Tensor:
     before = model.patch_embed.grid_size
     if before == (rows, columns):
         return table
-    grid = table.transpose(1, 2).reshape(1, -1, *before)
-    return _interpolate(grid, (rows, columns)).flatten(2).transpose(1, 2)
+    return resample_abs_pos_embed(table, [rows, columns], list(before), num_prefix_tokens=0)
 
 
 def resized_table(model: nn.Module, table: Tensor, shape: Sequence[int]) -> Tensor | None:

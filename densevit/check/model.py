@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -309,8 +309,13 @@ def _innermost(model: nn.Module, at: list[str]) -> Iterator[None]:
     """Within it, ``at`` gets the name of the innermost module in which an exception was raised."""
     names = {module: name for name, module in model.named_modules()}
     running: list[nn.Module] = []
-    enter: Callable[..., None] = lambda module, args: running.append(module)  # noqa: E731
-    leave: Callable[..., None] = lambda module, args, output: running.pop() and None  # noqa: E731
+
+    def enter(module: nn.Module, args: tuple) -> None:
+        running.append(module)
+
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        running.pop()
+
     handles = [module.register_forward_pre_hook(enter) for module in names]
     handles += [module.register_forward_hook(leave) for module in names]
     try:
