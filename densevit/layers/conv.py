@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from .convert import to_nchw, to_nhwc
 from .linear import is_plain
-from .pieces import is_transformed
+from .pieces import is_compiling_inference, is_transformed
 
 __all__ = ['conv3x3', 'in_pieces', 'strided_conv']
 
@@ -136,10 +136,15 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
     On CPUs, for maps that are channels last in memory: patches (H' * W', k * k * C) times a matrix (k * k * C, O). An
     image has too few channels to gain by that.
+
+    Compiled for inference it is one product: in front of a convolution, torch 2.15 keeps maps with H innermost in
+    memory, and every norm then works across it (measured for PVT-small at 512 x 512: norms 140 ms for 15 ms).
     """
     weight, bias = conv.weight, conv.bias
     if not _takes_patches(conv, x):
         return to_nhwc(conv(x))
+    if is_compiling_inference():
+        return F.linear(_patches(x, weight, conv.stride, conv.padding).flatten(3), to_nhwc(weight).flatten(1), bias)
     if torch.is_grad_enabled():
         return _StridedConv.apply(x, weight, bias, conv.stride, conv.padding)
     return _of_patches(x, weight, bias, conv.stride, conv.padding)
@@ -147,7 +152,7 @@ def strided_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _takes_patches(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
-        in_pieces(x)
+        (in_pieces(x) or (is_compiling_inference() and x.device.type == 'cpu'))
         and is_plain(conv)
         and conv.weight.dtype == x.dtype
         and conv.groups == 1
@@ -164,16 +169,21 @@ def _of_patches(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Tensor:
     """(B, H', W', O): bands of rows, whose patches stay in the cache until they are multiplied."""
+    windows = _patches(x, weight, stride, padding).flatten(0, 1)  # (B * H', W', k, k, C)
+    matrix = to_nhwc(weight).flatten(1)  # (O, k * k * C)
+    band = max(1, _PIXELS // windows.shape[1])
+    products = [F.linear(some.flatten(2).flatten(0, 1), matrix, bias) for some in windows.split(band)]
+    return torch.cat(products).view(len(x), -1, windows.shape[1], len(weight))
+
+
+def _patches(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """What each output sees, a view: (B, C, H, W) -> (B, H', W', k, k, C)."""
     (rows, columns), kernel = padding, weight.shape[2:]
     x = to_nhwc(x)
     if rows or columns:
         x = F.pad(x, (0, 0, columns, columns, rows, rows))
     windows = x.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])  # (B, H', W', C, k, k)
-    windows = windows.permute(0, 1, 2, 4, 5, 3).flatten(0, 1)  # (B * H', W', k, k, C)
-    matrix = to_nhwc(weight).flatten(1)  # (O, k * k * C)
-    band = max(1, _PIXELS // windows.shape[1])
-    products = [F.linear(some.flatten(2).flatten(0, 1), matrix, bias) for some in windows.split(band)]
-    return torch.cat(products).view(len(x), -1, windows.shape[1], len(weight))
+    return windows.permute(0, 1, 2, 4, 5, 3)
 
 
 class _StridedConv(torch.autograd.Function):

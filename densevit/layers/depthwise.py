@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .convert import to_nchw, to_nhwc
 from .linear import has_fused_operations, is_plain
-from .pieces import NUMBERS, is_transformed
+from .pieces import NUMBERS, is_compiling_inference, is_transformed
 from .recompute import layer_of
 
 __all__ = ['depthwise_mlp']
@@ -57,14 +57,13 @@ def _takes_slices(x: Tensor, *layers: nn.Linear | nn.Conv2d) -> bool:
     A compiler keeps the slices as one operation in inference: it would make the wide map (measured at 512 x 512 pixels,
     first stage: 53 ms for 19 ms).
     """
-    kept_whole = torch.compiler.is_dynamo_compiling() and not (torch.compiler.is_exporting() or torch.is_grad_enabled())
     return (
         is_plain(*layers)
         and x.device.type == 'cpu'
         and x.numel() > 0
         and x.dtype in (torch.float32, torch.float64)
         and all(layer.weight.dtype == x.dtype for layer in layers)
-        and (kept_whole or not is_transformed())
+        and (is_compiling_inference() or not is_transformed())
         and not torch.is_autocast_enabled('cpu')
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ['at_a_time', 'is_transformed']
+__all__ = ['at_a_time', 'is_compiling_inference', 'is_transformed']
 
 NUMBERS = 2**21  # 8 MiB in float32
 
@@ -21,6 +21,11 @@ torch.empty(31 * 2**20, dtype=torch.uint8, device='cpu')
 def is_transformed() -> bool:
     """Whether a compiler, a tracer or ``torch.func`` runs the program, and so must see operations that it knows."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+
+
+def is_compiling_inference() -> bool:
+    """Whether torch.compile sees a pass without gradients; not an exporter, which wants what every runtime knows."""
+    return torch.compiler.is_dynamo_compiling() and not (torch.compiler.is_exporting() or torch.is_grad_enabled())
 
 
 def at_a_time(x: Tensor, count: int, numbers: int) -> int:

@@ -80,6 +80,25 @@ def test_patches_equal_the_convolution_forward_and_backward(kernel, pixels, monk
         assert torch.equal(strided_conv(layer, x), found)
 
 
+@pytest.mark.parametrize('kernel', KERNELS[:3], ids=str)
+def test_compiled_for_inference_it_is_one_product(kernel):
+    layer = nn.Conv2d(6, 5, **kernel).double()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(strided_conv, backend=backend, fullgraph=True, dynamic=True)
+    for size in ((13, 18), (9, 21)):
+        x = torch.randn(2, 6, *size, dtype=torch.float64).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(layer, x), to_nhwc(layer(x)), rtol=0, atol=1e-12)
+    called = [node.target for graph in graphs for node in graph.graph.nodes if node.op == 'call_function']
+    assert F.linear in called
+    assert F.conv2d not in called
+
+
 def test_other_convolutions_are_called():
     image = torch.randn(1, 8, 9, 12)
     channels_last = image.to(memory_format=torch.channels_last)
