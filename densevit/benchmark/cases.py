@@ -148,6 +148,9 @@ def _sides(
 def _measure_models(case: Case, options: Options, quick: bool) -> dict[str, Any]:
     sides, models, work = _sides(case, options, quick)
     _check_counts(case, models[0], work, quick)
+    notes = []
+    if options.compile:
+        sides, notes = _that_compile(sides)
     differences = None
     tolerance = options.tolerance_of(work.train)
     if case.options.get('exactly') is not None:  # rounding would decide which regions are drawn
@@ -168,7 +171,9 @@ def _measure_models(case: Case, options: Options, quick: bool) -> dict[str, Any]
             for side, model in zip(sides, models, strict=True)
         }
     if differences is not None:
-        found['notes'] = ['the differences are those in float64: in float32 rounding decides which regions are drawn']
+        notes.append('the differences are those in float64: in float32 rounding decides which regions are drawn')
+    if notes:
+        found['notes'] = notes
     found['conditions'] = {'size': list(work.size), 'batch': work.batch, 'train': work.train, 'dtype': work.dtype}
     found['macs'] = work.batch * complexity(on_meta(parse_spec(case.options['model'])), work.size)['total'].macs
     labels = [side.label for side in sides]
@@ -177,6 +182,20 @@ def _measure_models(case: Case, options: Options, quick: bool) -> dict[str, Any]
     if MEMORY in case.goals and not options.compile:
         _add_memory(case, found, labels, options, quick)
     return found
+
+
+def _that_compile(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
+    """Ours, the peers that torch.compile can run, and a note about every other."""
+    found, notes = [sides[0]], []
+    for side in sides[1:]:
+        try:
+            side.outputs()
+        except Exception as error:  # whatever a compiler raises over code of others
+            why = str(error).strip().partition('\n')[0] or type(error).__name__
+            notes.append(f'{side.label}: left out, torch.compile fails on it ({why})')
+        else:
+            found.append(side)
+    return found, notes
 
 
 def _reached(case: Case, rows: Sequence[Row]) -> dict[str, Any]:

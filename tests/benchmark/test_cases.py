@@ -10,7 +10,7 @@ from densevit.benchmark import accuracy as accuracy_module
 from densevit.benchmark import cases
 from densevit.benchmark.accuracy import accuracy
 from densevit.benchmark.cases import CASES, Case, _reached, run_case, select
-from densevit.benchmark.measure import Difference, Row, Timing
+from densevit.benchmark.measure import Difference, Row, Side, Timing
 from densevit.benchmark.run import Options
 from densevit.errors import UserError
 from tests.benchmark.tiny import SWIN_NAME
@@ -130,3 +130,13 @@ def test_goals_are_for_eager_models(compiled):
     assert result['reached'] == {'ratio': 1.2}
     assert (result['goals'], result['met']) == (({}, None) if compiled else ({'ratio': 1.3}, False))
     assert result.get('compiled', False) is compiled
+
+
+def test_a_peer_that_does_not_compile_is_left_out():
+    def fails():
+        raise AssertionError('a guard\nand its trace')
+
+    ours, other = (Side(label, run=dict, outputs=dict) for label in ('densevit', 'timm'))
+    sides, notes = cases._that_compile([ours, Side('mmdet', run=fails, outputs=fails), other])
+    assert sides == [ours, other]
+    assert notes == ['mmdet: left out, torch.compile fails on it (a guard)']
