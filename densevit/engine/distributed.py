@@ -13,7 +13,9 @@ import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast
 from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner as MMRunner
+from torch import nn
 
 from ..errors import UserError
 from ..launched import NUMBERS, num_processes
@@ -21,7 +23,7 @@ from ..registry import HOOKS
 
 __all__ = [
     'SameBuffersHook', 'claim_failure', 'distribute', 'failure_of_process', 'leave', 'start_processes',
-    'stop_processes',
+    'stop_processes', 'unwrapped',
 ]  # fmt: skip
 
 # Seconds that a process waits for another: longer than the first process scores a large data set, while others wait.
@@ -122,6 +124,11 @@ def leave(status: int) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without the wrapper that it has in a distributed run."""
+    return model.module if is_model_wrapper(model) else model
 
 
 # ------------------------------------------------------------------------------------------------- staying alike

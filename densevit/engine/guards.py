@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -27,6 +26,7 @@ from ..data.loading import NamingPipeline, name_unreadable_files, pipelines
 from ..errors import UserError
 from ..registry import HOOKS
 from .checkpoint_hook import CheckpointHook
+from .distributed import unwrapped
 from .plain import to_plain
 
 __all__ = ['BrokenSamplesHook', 'FiniteLossHook', 'STEP_FORMAT', 'image_paths', 'saving_progress']
@@ -215,7 +215,7 @@ class FiniteLossHook(Hook):
         wrapper.backward = watched
         handle = wrapper.optimizer.register_step_pre_hook(lambda *_: self._check())
         self._undo = [handle.remove, lambda: delattr(wrapper, 'backward')]
-        self._norms = list(_statistics(_bare(runner.model)))
+        self._norms = list(_statistics(unwrapped(runner.model)))
         self._kept = [each.clone() for each in self._norms]
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
@@ -285,7 +285,7 @@ class FiniteLossHook(Hook):
             'config': to_plain(runner.cfg.to_dict()),
             'batch': to_plain(self._batch),
             'random': to_plain(self._random),
-            'state_dict': _bare(runner.model).state_dict() if whole else None,
+            'state_dict': unwrapped(runner.model).state_dict() if whole else None,
             'optimizer': to_plain(runner.optim_wrapper.state_dict()) if whole else None,
         }
         buffer = io.BytesIO()
@@ -336,10 +336,6 @@ def _random_state() -> dict[str, Any]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state['cuda'] = torch.cuda.get_rng_state()
     return state
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _statistics(model: nn.Module) -> Iterator[Tensor]:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from ..registry import LOOPS
+from .distributed import unwrapped
 
 __all__ = ['ValLoop', 'fixed_randomness', 'truth_on_input']
 
@@ -99,7 +99,7 @@ class ValLoop(_MmengineValLoop):
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Predict and score one batch, and add its loss."""
         model = self.runner.model
-        inner = model.module if is_model_wrapper(model) else model
+        inner = unwrapped(model)
         if not self.loss or not callable(getattr(inner, 'loss', None)):
             super().run_iter(idx, data_batch)
             return

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from ..analysis.complexity import complexity
@@ -33,6 +32,7 @@ from ..pages.page import Card
 from ..pages.report import VERSION, write_report_page
 from ..pages.thumbnails import Picture, picture
 from .conditions import conditions_of_test, dataset_name, leaf_dataset
+from .distributed import unwrapped
 from .pictures import draw_sample
 from .report_hook import SCORE, ImageRow, ReportHook, objects_of, pixels_of
 from .report_pictures import draw_attention, draw_outcome, draw_wrong, recording, shrunk
@@ -139,7 +139,7 @@ def _look_closely(
     runner: Runner, hook: ReportHook, rows: list[ImageRow]
 ) -> tuple[dict[int, tuple[Picture, ...]], tuple[int, int]]:
     """Large pictures by index; height and width of what the model was given for the last of them."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     dataset = runner.test_loop.dataloader.dataset
     found, size = {}, (512, 512)
     for row in rows:

@@ -15,7 +15,7 @@ from mmengine.dist import broadcast_object_list
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseTTAModel
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 from mmengine.utils.dl_utils import collect_env
@@ -30,7 +30,7 @@ from ..data.loading import name_unreadable_files
 from .checkpoint_hook import WHOLE_FILES, CheckpointHook
 from .config_text import ConfigOfRun
 from .disk import is_full, quiet_when_full
-from .distributed import start_processes
+from .distributed import start_processes, unwrapped
 from .fsdp import FullyShardedModel, whole_states
 from .guards import BrokenSamplesHook, FiniteLossHook, saving_progress
 from .noise import drop_noise
@@ -64,7 +64,7 @@ class Runner(MMRunner):
     @property
     def bare_model(self) -> nn.Module:
         """The model without its distributed wrapper and without test-time augmentation."""
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = unwrapped(self.model)
         return model.module if isinstance(model, BaseTTAModel) else model
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -109,8 +109,7 @@ class Runner(MMRunner):
         else:
             report = load_weights(self.bare_model, content, new_classes=self.cfg.get('new_classes', False))
             # an average starts from what was loaded; its hook looks for the names of the model that the runner has
-            model = self.model.module if is_model_wrapper(self.model) else self.model
-            self.call_hook('after_load_checkpoint', checkpoint={'state_dict': model.state_dict()})
+            self.call_hook('after_load_checkpoint', checkpoint={'state_dict': unwrapped(self.model).state_dict()})
         self._has_loaded = True
         self.report = report
         self.logger.info(f'{filename}: {report}')
