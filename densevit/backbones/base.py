@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoints.origins import Recognised
@@ -39,6 +40,7 @@ class Backbone(BaseModule):
             config can exchange the backbone alone.
         init_cfg: mmengine's initialization config. ``dict(type='densevit.Pretrained', checkpoint=PATH_OR_URL)`` loads
             whole or not at all, see :class:`densevit.checkpoints.Pretrained`; ``'Pretrained'`` means the same here.
+        norm_eval: keep BatchNorm in eval mode while training, of the families that have it.
 
     Raises:
         ValueError: an argument outside its range; the message names the range.
@@ -64,6 +66,7 @@ class Backbone(BaseModule):
         with_cp: bool,
         attn_backend: str,
         init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+        norm_eval: bool = False,
     ) -> None:
         super().__init__(always_whole(init_cfg))
         if not -1 <= frozen_stages <= num_stages:
@@ -74,6 +77,7 @@ class Backbone(BaseModule):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.attn_backend = check_attn_backend(attn_backend)
+        self.norm_eval = norm_eval
 
     @classmethod
     def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -179,8 +183,12 @@ class Backbone(BaseModule):
                     part.eval()
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the mode; frozen stages stay in eval mode."""
+        """Set the mode; frozen stages stay in eval mode, and with ``norm_eval`` every BatchNorm."""
         super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         self.freeze()
         return self
 

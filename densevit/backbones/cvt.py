@@ -304,8 +304,8 @@ class CvT(Backbone):
             with_cp=with_cp,
             attn_backend=attn_backend,
             init_cfg=init_cfg,
+            norm_eval=norm_eval,
         )
-        self.norm_eval = norm_eval
         self.num_built = self.out_indices[-1] + 1  # a later stage would be computed for nothing and get no gradient
         self.has_class_token = self.num_built == num_stages
         channels, stride, strides = in_channels, 1, []
@@ -359,15 +359,6 @@ class CvT(Backbone):
             stride *= stage.patch_embed.proj.stride[0]
             for number, block in enumerate(stage.blocks):
                 yield f'stages.{index}.blocks.{number}', block.attn, stride
-
-    def train(self, mode: bool = True) -> CvT:
-        """Set the mode; frozen stages stay in eval mode, and with ``norm_eval`` every BatchNorm."""
-        super().train(mode)
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
 
     def run(self, block: nn.Module, x: Tensor, *context: Any) -> Tensor:
         # a compiler that recomputes writes the statistics once by itself

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints import CheckpointError, load_weights
 from ..checkpoints.origins import Recognised
@@ -93,9 +92,10 @@ class TimmBackbone(Backbone):
             with_cp=with_cp,
             attn_backend=attn_backend,
             init_cfg=init_cfg,
+            norm_eval=norm_eval,
         )
         self.model_name, self.pretrained, self.in_channels = model_name, pretrained, in_channels
-        self.norm_eval, self.geometry = norm_eval, geometry
+        self.geometry = geometry
         self.timm_model = build_timm(model_name, geometry, self.out_indices)
         # or mmengine would call timm's own init_weights, over what has been loaded
         self.timm_model.is_init = True
@@ -148,15 +148,6 @@ class TimmBackbone(Backbone):
             if (own := [name for name, _ in module.named_parameters(prefix)]) and names.issuperset(own)
         ]
         return parameters + modules
-
-    def train(self, mode: bool = True) -> TimmBackbone:
-        """Set the mode; frozen stages, and with ``norm_eval`` all BatchNorm, stay in eval mode."""
-        super().train(mode)
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
 
     def init_weights(self) -> None:
         """timm initializes when it builds; with ``pretrained``, load its weights, then follow ``init_cfg``.
