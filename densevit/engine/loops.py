@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
+from ..random_numbers import random_numbers_restored
 from ..registry import LOOPS
 from .distributed import unwrapped
 
@@ -200,17 +201,11 @@ def _resize_instances(
 @contextmanager
 def fixed_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch, numpy and Python, and give them back as they were."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == 'cuda' else []
-    with torch.random.fork_rng(devices=devices):
+    with random_numbers_restored([device] if device.type == 'cuda' else []):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+        yield
 
 
 class _Features:

@@ -6,19 +6,17 @@ iteration, in validation hours later.
 
 from __future__ import annotations
 
-import random
 import re
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
+from ...random_numbers import random_numbers_restored
 from .report import DatasetReport
 from .steps import kind_of
 
@@ -41,7 +39,7 @@ def try_pipeline(report: DatasetReport, leaf: dict, cfg: Config, infos: Sequence
     if not pipeline or not infos or report.errors or _is_wrapped(cfg, report.path):
         return
     place = f'{report.path}.pipeline'
-    with _random_numbers_restored(), _scope(cfg) as registry:
+    with random_numbers_restored(), _scope(cfg) as registry:
         samples = list(_samples(report, place, pipeline, registry, infos))
         if report.errors or not samples:
             return
@@ -180,17 +178,6 @@ def _is_wrapped(cfg: Config, path: str) -> bool:
 def _scope(cfg: Config) -> Iterator[Any]:
     with registries.TRANSFORMS.switch_scope_and_registry(cfg.get('default_scope') or 'mmengine') as registry:
         yield registry
-
-
-@contextmanager
-def _random_numbers_restored() -> Iterator[None]:
-    plain, arrays = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(arrays)
 
 
 def _kind(step: Any) -> str:
