@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from ...data.coco_values import is_number
 from .masks import Extent, MaskError, measure
 from .parallel import Crew
 from .report import DatasetReport
@@ -176,7 +176,7 @@ def _look(annotations: Sequence[dict], images: Mapping[Any, tuple[int, int, str]
 
 def _faults(annotation: dict, width: int, height: int, masks: bool, found: _Found) -> Iterator[tuple[str, str]]:
     box = annotation.get('bbox')
-    sound = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+    sound = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
     if not box:
         yield 'bbox-missing', ''
     elif not sound:
@@ -224,17 +224,13 @@ def _box_faults(box: list, width: int, height: int, found: _Found) -> Iterator[t
 def _area_faults(area: Any, box: list | None, extent: Extent | None) -> Iterator[tuple[str, str]]:
     if area is None:
         yield 'area-missing', ''
-    elif not _is_number(area) or area <= 0:
+    elif not is_number(area) or area <= 0:
         yield 'area-zero', short(area)
     elif extent is not None:
         if not extent.area / 2 - 16 <= area <= extent.area * 2 + 16:
             yield 'area-mismatch', f'{short(area)}, where its mask covers {extent.area:g}'
     elif box is not None and min(box[2:]) > 0 and area > box[2] * box[3] * 1.05 + 16:
         yield 'area-mismatch', f'{short(area)}, where its box covers {box[2] * box[3]:g}'
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e9 and math.isfinite(value)
 
 
 def _corners(box: Sequence[float], way: str) -> tuple[float, float, float, float]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ...data.coco_values import is_number
 from .report import DatasetReport
 from .text import first, short
 
@@ -118,7 +119,7 @@ def _fault(item: Any, entries: Sequence[str]) -> str:
             return 'has an id that is neither number nor text'
         if entry in ('file_name', 'name') and not (isinstance(value, str) and value):
             return f'has a {entry} that is no text'
-        if entry in ('height', 'width') and not (type(value) in (int, float) and 0 < value < 1e9):
+        if entry in ('height', 'width') and not (is_number(value) and value > 0):
             return f'has a {entry} that is no number of pixels'
     if not entries and not all(isinstance(item.get(key), int | str | None) for key in ('image_id', 'category_id')):
         return 'has an image_id or category_id that is neither number nor text'

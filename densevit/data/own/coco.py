@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ...errors import UserError
+from ..coco_values import is_number
 from ..image_files import formats
 from .classes import Class
 from .pairs import images_below
@@ -98,14 +99,10 @@ def _fits(name: str, value: Any) -> bool:
     if name == 'file_name':
         return isinstance(value, str)
     if name in ('width', 'height'):
-        return value is None or _is_number(value) and 0 <= value < 1e6
+        return value is None or is_number(value) and 0 <= value < 1e6
     if name == 'bbox':
-        return not value or (isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)))
+        return not value or (isinstance(value, list) and len(value) == 4 and all(map(is_number, value)))
     return True
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e9
 
 
 def _place(images: Path, name: str, same: list[Path]) -> PurePath | None:
