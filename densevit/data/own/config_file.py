@@ -77,16 +77,12 @@ def _segmentation(data: OwnData, base: Config) -> str:
     if base.model.test_cfg.get('mode') == 'slide':
         test_cfg = "dict(mode='slide', crop_size=crop_size, stride=(crop_size[0] * 2 // 3, crop_size[1] * 2 // 3))"
     layout = dict(type='BaseSegDataset', img_suffix=data.suffix, seg_map_suffix='.png')
-    lists = [''] * 2 if data.suffix else [f"\n        ann_file='lists/{each}.txt'," for each in _SPLITS]
-    loaders = [
-        f"""    dataset=dict(
-        _delete_=True,
-        **dataset,
-        data_prefix=dict(img_path='images/{split}', seg_map_path='annotations/{split}'),{listed}
-        pipeline={pipeline},
-    ),
-"""
-        for split, listed, pipeline in zip(_SPLITS, lists, ('train_pipeline', 'test_pipeline'))
+    of_splits = [
+        [
+            f"data_prefix=dict(img_path='images/{split}', seg_map_path='annotations/{split}')",
+            *([] if data.suffix else [f"ann_file='lists/{split}.txt'"]),
+        ]
+        for split in _SPLITS
     ]
     return f"""
 # images are scaled to about this (width, height), then training cuts crops out of them
@@ -123,15 +119,7 @@ tta_pipeline = [
     ),
 ]
 dataset = {_code(layout)[:-1]}, data_root=data_root, metainfo=metainfo)
-train_dataloader = dict(
-    batch_size={batch},
-    num_workers={_workers()},
-{loaders[0]})
-val_dataloader = dict(
-    batch_size=1,
-    num_workers={_workers()},
-{loaders[1]})
-test_dataloader = val_dataloader
+{_loaders(batch, of_splits)}
 
 model = {_model(base, {'data_preprocessor': {'size': _Name('crop_size')}, 'test_cfg': _Name(test_cfg)})}
 param_scheduler = [
@@ -154,19 +142,11 @@ def _detection(data: OwnData, base: Config) -> str:
     epochs = min(max(-(-_UPDATES // per_epoch), _EPOCHS[0]), _EPOCHS[1])
     every = max(1, epochs // 10)
     warm = min(500, epochs * per_epoch // 10)
-    loaders = [
-        f"""    dataset=dict(
-        _delete_=True,
-        **dataset,
-        ann_file='annotations/instances_{split}.json',
-        data_prefix=dict(img={str(photos)!r}),
-        {more}
-        pipeline={pipeline},
-    ),
-"""
-        for split, photos, more, pipeline in (
-            ('train', data.photos[0], 'filter_cfg=dict(filter_empty_gt=True),', 'train_pipeline'),
-            ('val', data.photos[1], 'test_mode=True,', 'test_pipeline'),
+    of_splits = [
+        [f"ann_file='annotations/instances_{split}.json'", f'data_prefix=dict(img={str(photos)!r})', more]
+        for split, photos, more in (
+            ('train', data.photos[0], 'filter_cfg=dict(filter_empty_gt=True)'),
+            ('val', data.photos[1], 'test_mode=True'),
         )
     ]
     return f"""
@@ -192,15 +172,7 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 dataset = dict(type='CocoDataset', data_root=data_root, metainfo=metainfo)
-train_dataloader = dict(
-    batch_size={batch},
-    num_workers={_workers()},
-{loaders[0]})
-val_dataloader = dict(
-    batch_size=1,
-    num_workers={_workers()},
-{loaders[1]})
-test_dataloader = val_dataloader
+{_loaders(batch, of_splits)}
 val_evaluator = {_evaluator(base)}
 test_evaluator = val_evaluator
 
@@ -239,6 +211,24 @@ def _typical(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 def _rounded(number: int) -> int:
     return -(-number // 500) * 500
+
+
+def _loaders(batch: int, of_splits: Sequence[Sequence[str]]) -> str:
+    """The data loaders; of training and of validation the arguments that their data sets do not have in common."""
+    loaders = []
+    for name, pipeline, size, arguments in zip(('train', 'val'), ('train', 'test'), (batch, 1), of_splits):
+        own = '\n'.join(f'        {each},' for each in arguments)
+        loaders.append(f"""{name}_dataloader = dict(
+    batch_size={size},
+    num_workers={_workers()},
+    dataset=dict(
+        _delete_=True,
+        **dataset,
+{own}
+        pipeline={pipeline}_pipeline,
+    ),
+)""")
+    return '\n'.join([*loaders, 'test_dataloader = val_dataloader'])
 
 
 def _workers() -> int:
