@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 from mmengine.config import Config
 
-__all__ = ['conditions_of_test', 'dataset_name', 'leaf_dataset', 'step_text']
+from ..check.data.steps import leaf_dataset, steps
+
+__all__ = ['conditions_of_test', 'dataset_name', 'step_text']
 
 # Options that change no result of a test, and where the data lies.
 _NO_MATTER = re.compile(
@@ -31,25 +33,18 @@ def conditions_of_test(cfg: Config, images: int, options: Mapping[str, Any] | No
     """
     dataset = leaf_dataset(cfg.test_dataloader.dataset) or {}
     part = dataset.get('indices')
-    steps = list(_steps(dataset.get('pipeline') or ()))
-    views = _views(steps)
+    done = [step for _, step in steps(dataset, '')]
+    views = _views(done)
     changed = [f'{key}={value}' for key, value in (options or {}).items() if not _NO_MATTER.match(key)]
     rows = [
         ('data', dataset_name(cfg), False),
         ('images', f'{images}, a part of the data set' if part is not None else str(images), part is not None),
-        ('size', ', '.join(step_text(step) for step in steps if 'Resize' in step['type']) or 'as they are', False),
+        ('size', ', '.join(step_text(step) for step in done if 'Resize' in step['type']) or 'as they are', False),
         ('passes', _passes(cfg.model.get('module', cfg.model)), False),
         ('views', 'one' if views is None else f'{views}, averaged (test-time augmentation)', views is not None),
         ('options', ' '.join(changed) or 'none', bool(changed)),
     ]
     return [{'name': name, 'value': value, 'unusual': unusual} for name, value, unusual in rows]
-
-
-def leaf_dataset(dataset: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The dataset that reads files in the config of one, the first where several are joined; None: there is none."""
-    while isinstance(dataset, Mapping) and ('dataset' in dataset or 'datasets' in dataset):
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset if isinstance(dataset, Mapping) else None
 
 
 def dataset_name(cfg: Config) -> str:
@@ -72,16 +67,6 @@ def step_text(step: Mapping[str, Any]) -> str:
     """A step of a pipeline: ``Resize(scale=(480, 360), keep_ratio=True)``."""
     arguments = ', '.join(f'{key}={value}' for key, value in step.items() if key not in ('type', 'transforms'))
     return f'{step["type"]}({arguments})'
-
-
-def _steps(steps: Any) -> Iterator[Mapping[str, Any]]:
-    """The steps of a pipeline, and those inside of them."""
-    for step in steps:
-        if isinstance(step, Mapping):
-            yield step
-            yield from _steps(step.get('transforms') or ())
-        elif isinstance(step, (list, tuple)):
-            yield from _steps(step)
 
 
 def _views(steps: list[Mapping[str, Any]]) -> int | None:

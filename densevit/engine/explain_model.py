@@ -22,13 +22,13 @@ from torchvision.transforms.functional import InterpolationMode
 
 from ..backbones.base import Backbone
 from ..benchmark.models import Spec, make, parse_spec
+from ..check.data.steps import leaf_dataset
 from ..checkpoints import load_weights, read_checkpoint
 from ..checkpoints.names import CLASS_ATTENTION
 from ..checkpoints.origins import to_ours
 from ..checkpoints.read import unwrap
 from ..classifiers.image_classifier import ImageClassifier
 from ..errors import UserError, did_you_mean
-from .conditions import leaf_dataset
 from .config import load_config
 
 __all__ = ['Subject', 'View', 'load_subject']

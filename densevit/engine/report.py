@@ -26,12 +26,13 @@ from ..analysis.pictures import with_names
 from ..analysis.segmentation_errors import SegmentationErrors
 from ..analysis.training_log import training_curves
 from ..benchmark.machine import processor, versions
+from ..check.data.steps import leaf_dataset
 from ..errors import UserError
 from ..evaluation.tables import merged, write_json
 from ..pages.page import Card
 from ..pages.report import VERSION, write_report_page
 from ..pages.thumbnails import Picture, picture
-from .conditions import conditions_of_test, dataset_name, leaf_dataset
+from .conditions import conditions_of_test, dataset_name
 from .distributed import unwrapped
 from .pictures import draw_sample
 from .report_hook import SCORE, ImageRow, ReportHook, objects_of, pixels_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
-from densevit.engine.conditions import conditions_of_test, dataset_name, leaf_dataset
+from densevit.engine.conditions import conditions_of_test, dataset_name
 from densevit.engine.config import load_config
 
 SEGMENT = 'upernet_patchconvnet-tiny_camvid'
@@ -65,9 +65,3 @@ def test_data_of_one_s_own():
     assert named(type='mmdet.CocoDataset', data_root='x/boats', metainfo=dict(classes=('boat',))) == 'boats'
     assert named(type='mmdet.CocoDataset', data_root='x/boats') == 'COCO'
     assert named(type='BaseSegDataset') == 'BaseSeg'
-
-
-def test_leaf_of_nested_datasets():
-    leaf = dict(type='A', pipeline=[])
-    assert leaf_dataset(dict(type='R', dataset=dict(type='C', datasets=[leaf, dict(type='B')]))) == leaf
-    assert leaf_dataset(None) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ['crop_size', 'kind_of', 'label_loaders', 'leaves', 'steps']
+__all__ = ['crop_size', 'kind_of', 'label_loaders', 'leaf_dataset', 'leaves', 'steps']
 
 
 def leaves(dataset: Any, path: str) -> Iterator[tuple[str, dict]]:
@@ -18,6 +18,11 @@ def leaves(dataset: Any, path: str) -> Iterator[tuple[str, dict]]:
             yield from leaves(each, f'{path}.datasets[{index}]')
     elif isinstance(dataset, dict):
         yield path, dataset
+
+
+def leaf_dataset(dataset: Any) -> dict | None:
+    """The first of the :func:`leaves`; None where there is none."""
+    return next((leaf for _, leaf in leaves(dataset, '')), None)
 
 
 def steps(leaf: dict, path: str) -> Iterator[tuple[str, dict]]:
