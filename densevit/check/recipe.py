@@ -1,4 +1,4 @@
-"""The recipe of a config: loops, schedule, batch and learning rate, what is saved, and random numbers."""
+"""The recipe of a config: loops, batch and learning rate, what is saved, and random numbers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from .batch import batch_line, check_batch, effective_batch, recipe_batch
 from .classes import metrics
 from .data.steps import kind_of
 from .data.text import first
 from .finding import Finding
+from .schedule import run_length, runs_by_epoch, schedule_findings
 
-__all__ = ['batch_norm_findings', 'numbers', 'recipe_findings']
+__all__ = ['batch_norm_findings', 'custom_key_findings', 'numbers', 'recipe_findings']
 
 # Whole numbers that are calculated with here, or that torch would complain about in its own words.
 _COUNTS = (
@@ -62,13 +63,13 @@ def recipe_findings(cfg: Config) -> Iterator[Finding]:
     yield from _loops(cfg)
     if any(cfg.get(key) is None for key in _LOOPS['train']) or found:
         return
-    yield from _schedule(cfg)
+    yield from schedule_findings(cfg)
     yield from _saving(cfg)
     yield from _batch(cfg)
     yield from _randomness(cfg)
 
 
-# ------------------------------------------------------------------------------------------- loops and schedule
+# ---------------------------------------------------------------------------------------------------------- loops
 def _loops(cfg: Config) -> Iterator[Finding]:
     for split, keys in _LOOPS.items():
         absent = [key for key in keys if cfg.get(key) is None]
@@ -80,7 +81,7 @@ def _loops(cfg: Config) -> Iterator[Finding]:
             message = f'{" and ".join(absent)} is missing beside {there}; give all three, or none of them.'
             yield Finding('error', 'incomplete-loop', absent[0], message)
     loader = cfg.get('train_dataloader') or {}
-    if _by_epoch(cfg) and kind_of(loader.get('sampler') or {}) == 'InfiniteSampler':
+    if runs_by_epoch(cfg) and kind_of(loader.get('sampler') or {}) == 'InfiniteSampler':
         message = (
             'InfiniteSampler never ends, so the first epoch of an EpochBasedTrainLoop would not either; use '
             "type='DefaultSampler', or train_cfg.type='IterBasedTrainLoop'."
@@ -95,86 +96,10 @@ def _loops(cfg: Config) -> Iterator[Finding]:
             yield Finding('error', 'endless-epoch', f'{split}_dataloader.sampler', message)
 
 
-def _by_epoch(cfg: Config) -> bool:
-    train = cfg.get('train_cfg') or {}
-    return kind_of(train) == 'EpochBasedTrainLoop' or bool(train.get('by_epoch')) or 'max_epochs' in train
-
-
-def _length(cfg: Config) -> int | None:
-    return cfg.train_cfg.get('max_epochs' if _by_epoch(cfg) else 'max_iters')
-
-
-def _schedule(cfg: Config) -> Iterator[Finding]:
-    length, by_epoch = _length(cfg), _by_epoch(cfg)
-    if not isinstance(length, int):
-        return
-    total, unit = ('max_epochs', 'epochs') if by_epoch else ('max_iters', 'iterations')
-    interval = cfg.train_cfg.get('val_interval', 1 if by_epoch else 1000)
-    begin = cfg.train_cfg.get('val_begin', 1)
-    if cfg.get('val_cfg') is not None and isinstance(interval, int) and max(interval, begin) > length:
-        message = f'val_interval={interval}, but training ends after {length} {unit} ({total}): nothing is validated.'
-        yield Finding('warning', 'never-validated', 'train_cfg.val_interval', f'{message} Give {length} or less.')
-    given = cfg.get('param_scheduler') or []
-    several = isinstance(given, (list, tuple))
-    ends: list[int] = []
-    for index, each in enumerate(given if several else [given]):
-        if not isinstance(each, dict):
-            continue
-        place = f'param_scheduler[{index}]' if several else 'param_scheduler'
-        kind, counts_epochs = kind_of(each), each.get('by_epoch', True)
-        converted = each.get('convert_to_iter_based', False)
-        if counts_epochs and not by_epoch:
-            message = (
-                f'{kind} counts epochs (by_epoch=True is the default), but the loop counts iterations and has no '
-                'epochs: the rate would never change; write by_epoch=False.'
-            )
-            yield Finding('error', 'scheduler-by-epoch', place, message)
-            continue
-        if counts_epochs != by_epoch and not converted:
-            continue  # iterations of an epoch are known only with the data
-        start, end = each.get('begin', 0), each.get('end')
-        is_last = index == (len(given) - 1 if several else 0)
-        if start >= length:
-            message = f'{kind} begins at {start}, but training ends after {length} {unit}; begin earlier.'
-            yield Finding('warning', 'scheduler-never-begins', place, message)
-            continue
-        rises = kind in ('LinearLR', 'ConstantLR') and each.get('start_factor', 0) < each.get('end_factor', 1)
-        if rises and start == 0 and isinstance(end, int) and end >= length:
-            message = (
-                f'the warm-up takes {end} {unit}, but training ends after {length} ({total}), so it never reaches its '
-                f'rate; give it an end below {length}, or {total} above {end}.'
-            )
-            yield Finding('warning', 'warm-up-too-long', place, message)
-            continue
-        late = [each for each in each.get('milestones', ()) if each >= length]
-        if late:
-            message = f'milestones={late} lie behind the end of training, {length} {unit} ({total}).'
-            yield Finding('warning', 'milestone-never', place, message)
-        period = each.get('T_max', each.get('total_steps'))
-        reach = end if isinstance(end, int) and end < 10**9 else None
-        if isinstance(period, int):
-            name = 'T_max' if 'T_max' in each else 'total_steps'
-            wanted = min(length, reach or length) - start
-            if abs(period - wanted) > 0.1 * wanted:
-                effect = 'rises again' if period < wanted else 'does not come to its end'
-                message = (
-                    f'{name}={period}, but this runs for {wanted} {unit} ({total}={length}, begin={start}), so the '
-                    f'rate {effect}; give {name}={wanted}.'
-                )
-                yield Finding('warning', 'schedule-length', place, message)
-                continue
-        if reach is not None:
-            ends.append(reach)
-            if is_last and kind not in ('LinearLR', 'ConstantLR', 'MultiStepLR', 'StepLR') and max(ends) != length:
-                effect = 'stops before its end' if reach > length else 'stays at its lowest for the rest'
-                message = f'end={reach}, but {total}={length}: the rate {effect}; give end={length}.'
-                yield Finding('warning', 'schedule-length', place, message)
-
-
 # ------------------------------------------------------------------------------------------------- what is saved
 def _saving(cfg: Config) -> Iterator[Finding]:
     hook = (cfg.get('default_hooks') or {}).get('checkpoint')
-    length, by_epoch = _length(cfg), _by_epoch(cfg)
+    length, by_epoch = run_length(cfg), runs_by_epoch(cfg)
     place = 'default_hooks.checkpoint'
     if not isinstance(hook, dict) or not isinstance(length, int):
         return
@@ -291,6 +216,20 @@ def batch_norm_findings(cfg: Config, model: nn.Module) -> Iterator[Finding]:
             "noise; use batch_size=2 or more, or norm_cfg=dict(type='GN', num_groups=32)."
         )
         yield Finding('warning', 'batch-norm-of-one-image', 'train_dataloader.batch_size', message)
+
+
+def custom_key_findings(cfg: Config, model: nn.Module) -> Iterator[Finding]:
+    """Settings for parameters that the model does not have, over which mmengine passes in silence."""
+    place = 'optim_wrapper.paramwise_cfg.custom_keys'
+    names = [name for name, _ in model.named_parameters()]
+    for key, settings in _part(_part(_part(cfg, 'optim_wrapper'), 'paramwise_cfg'), 'custom_keys').items():
+        if any(key in name for name in names):
+            continue
+        known = {*(part for name in names for part in name.split('.')), *(name for name, _ in model.named_modules())}
+        message = f'no parameter has {key!r} in its name, so this changes nothing{did_you_mean(key, known) or "."}'
+        # one list of what does not decay serves all variants of a model, and some lack a part, as Swin its pos_embed
+        decay_only = isinstance(settings, dict) and set(settings) == {'decay_mult'}
+        yield Finding('note' if decay_only else 'warning', 'custom-key-unused', place, message)
 
 
 # ----------------------------------------------------------------------------------------------- random numbers

@@ -14,8 +14,9 @@ from .estimates import estimate_disk, estimate_memory, training_size
 from .finding import Finding, without_repeats
 from .inputs import input_findings
 from .model import build_on_meta, channel_mistakes, training_pass
-from .recipe import batch_norm_findings, recipe_findings
+from .recipe import batch_norm_findings, custom_key_findings, recipe_findings
 from .report import CheckReport
+from .schedule import warm_up_findings
 from .weights import weight_findings
 
 __all__ = ['check_run']
@@ -99,6 +100,7 @@ def _model(cfg: Config, report: CheckReport, checkpoint: str | None) -> Iterable
             yield from report.disk.findings()
             told = any(found.kind == 'batch-norm-of-one-image' for found in report.findings)
             yield from () if told else batch_norm_findings(cfg, model)
+            yield from custom_key_findings(cfg, model)
     # last, since loading may change how a backbone computes; a run that goes on looks at its own checkpoint itself
     if not (report.quick and cfg.get('resume') is True):
         yield from weight_findings(cfg, model, checkpoint)
@@ -108,7 +110,9 @@ def _data(cfg: Config, report: CheckReport, splits: Sequence[str], workers: int,
     report.datasets += check_datasets(
         cfg, splits, thorough=not report.quick, workers=workers, progress=progress, pipelines=True
     )
-    return ()
+    for each in report.datasets:
+        if each.path == 'train_dataloader.dataset' and each.images:
+            yield from warm_up_findings(cfg, each.images)
 
 
 def _guarded(check: Callable[[], Iterable[Finding]]) -> list[Finding]:

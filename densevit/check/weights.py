@@ -194,10 +194,15 @@ def _content(place: str, source: str, sha256: str | None = None) -> Iterator[Fin
             kind = 'weights-hash'
         yield Finding('error', kind, place, str(error), (source,))
         return None
-    broken = [name for name, each in tensors.items() if each.is_floating_point() and not bool(each.isfinite().all())]
+    weights = {name: each for name, each in tensors.items() if each.is_floating_point()}
+    broken = [name for name, each in weights.items() if not bool(each.isfinite().all())]
     if broken:
         message = f'{len(broken)} tensors of {source!r} hold NaN or infinity, {broken[0]} for one: take an earlier one.'
         yield Finding('error', 'weights-not-finite', place, message, (source,))
+        return None
+    if weights and not any(bool(each.any()) for each in weights.values()):
+        message = f'all {len(weights)} weights of {source!r} are zero, so nothing could be learnt: write the file anew.'
+        yield Finding('error', 'weights-all-zero', place, message, (source,))
         return None
     return content
 

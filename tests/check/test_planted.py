@@ -15,6 +15,7 @@ pytest.importorskip('mmdet')
 
 from densevit.check.finding import Finding  # noqa: E402
 from densevit.check.run import check_run  # noqa: E402
+from densevit.check.schedule import warm_up_findings  # noqa: E402
 from densevit.engine.config import configs_dir, find_mistakes, read_config  # noqa: E402
 from tests.scope import scope_restored  # noqa: E402
 
@@ -217,6 +218,10 @@ RECIPE = [
     (SEG, {'train_cfg.max_iters': 9000}, 'warning', 'schedule-length', ('total_steps=6000', 'total_steps=9000')),
     (SEG, {'train_cfg.val_interval': 7000}, 'warning', 'never-validated', ('7000', '6000 or less')),
     (BIG, {'param_scheduler.1.by_epoch': ...}, 'error', 'scheduler-by-epoch', ('PolyLR', 'by_epoch=False')),
+    (BIG, {'optim_wrapper.paramwise_cfg.custom_keys': {'decode_haed': dict(lr_mult=10.0)}},
+     'warning', 'custom-key-unused', ("'decode_haed'", "'decode_head'")),
+    (BIG, {'optim_wrapper.paramwise_cfg.custom_keys': {'absolute_pos_embed': dict(decay_mult=0.0)}},
+     'note', 'custom-key-unused', ("'absolute_pos_embed'",)),
     (COCO, {'train_cfg.max_epochs': 12}, 'warning', 'milestone-never', ('[27, 33]', '12 epochs')),
     (BIG, {'param_scheduler': [dict(type='CosineAnnealingLR', T_max=40000, by_epoch=False)]},
      'warning', 'schedule-length', ('T_max=40000', 'T_max=160000', 'rises again')),
@@ -242,6 +247,13 @@ RECIPE = [
 @pytest.mark.parametrize(('name', 'options', 'level', 'kind', 'words'), RECIPE, ids=lambda value: str(value)[:40])
 def test_recipe(name, options, level, kind, words):
     assert_found(findings(planted(name, options)), kind, level, *words)
+
+
+def test_a_warm_up_in_iterations_that_the_epochs_do_not_have():
+    cfg = planted(COCO, {'train_cfg.max_epochs': 3})  # the warm-up takes 500 iterations of 2 images
+    assert list(warm_up_findings(cfg, 333)) == []
+    found = list(warm_up_findings(cfg, 332))
+    assert_found(found, 'warm-up-too-long', 'warning', 'param_scheduler[0]', '500', '498', '3 epochs of 166')
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='SyncBN works there')

@@ -76,6 +76,10 @@ def infinite(tensors):
     return {**tensors, first: torch.full_like(tensors[first], torch.inf)}
 
 
+def zero(tensors):
+    return {name: torch.zeros_like(each) for name, each in tensors.items()}
+
+
 @pytest.mark.parametrize(
     ('change', 'kind', 'words'),
     [
@@ -84,6 +88,7 @@ def infinite(tensors):
         (few, 'weights-do-not-fit', ('missing', 'Nothing was loaded')),
         (other_classes, 'weights-of-other-classes', ('decode_head.conv_seg', '--new-classes')),
         (infinite, 'weights-not-finite', ('NaN or infinity', '1 tensors')),
+        (zero, 'weights-all-zero', ('are zero',)),
     ],
 )
 def test_weights_of_another_model(tensors, tmp_path, change, kind, words):
