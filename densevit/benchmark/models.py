@@ -168,22 +168,25 @@ def build(spec: Spec, *, seed: int = 0, gains: Mapping[str, float] | None = None
     """The model with random weights and statistics, in eval mode, on the CPU in float32.
 
     Raises:
-        UserError: an argument that the model refuses.
+        UserError: see :func:`make`.
     """
-    try:
-        model = make(spec)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{spec.name}: {error}') from error
-    return randomize(model, seed=seed, gains=gains)
+    return randomize(make(spec), seed=seed, gains=gains)
 
 
 def make(spec: Spec) -> nn.Module:
-    """The model as its constructor leaves it, in eval mode."""
+    """The model as its constructor leaves it, in eval mode.
+
+    Raises:
+        UserError: an argument that the model refuses.
+    """
     config = ConfigDict(copy.deepcopy(spec.config))  # mmdetection's detectors write into it
     for part in dicts(config):
         part.pop('init_cfg', None)  # nothing is downloaded
     with DefaultScope.overwrite_default_scope(spec.scope or 'densevit'):
-        model = MODELS.build(config)
+        try:
+            model = MODELS.build(config)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f'{spec.name}: {error}') from error
     model.eval()
     return model
 

@@ -132,6 +132,12 @@ def load_subject(args: argparse.Namespace) -> Subject:
     content = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
     tensors = unwrap(content, args.checkpoint)
     if spec.scope is None:
+        if spec.config['type'] == 'densevit.TimmBackbone' and (args.layers or 'pool.attn.q.weight' not in tensors):
+            raise UserError(
+                f"{spec.name}: the attention in timm's models is not recorded; what can be drawn is a learned "
+                "aggregation, from the checkpoint of a densevit.ImageClassifier with pool='learned', or the class "
+                'attention of a config.'
+            )
         if args.layers and 'head.weight' not in to_ours(tensors).tensors:
             # not every checkpoint has norms of other outputs than the last, and no attention depends on them
             spec = Spec(spec.name, {'out_indices': (-1,), **spec.config}, None)

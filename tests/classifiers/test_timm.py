@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -34,6 +35,13 @@ def test_resnet_50_costs_what_the_article_says():
     assert cost[1].params - cost[0].params == width + attention + mlp + 4 * width + 2 * width
 
 
+def _explain_tool():
+    spec = importlib.util.spec_from_file_location('tool_explain', ROOT / 'tools' / 'explain.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
 def test_the_explain_tool_draws_its_attention(tmp_path, capsys):
     model = fill(ImageClassifier(TimmBackbone('test_resnet', out_indices=(-1,)), 'learned', 5)).eval()
     logits, aggregate = model.explain(images(1, 3, 67, 96))
@@ -42,14 +50,26 @@ def test_the_explain_tool_draws_its_attention(tmp_path, capsys):
     torch.testing.assert_close(aggregate.weights.sum(-1), torch.ones(1, 1, 1))
     torch.save(model.state_dict(), tmp_path / 'model.pth')
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(tmp_path / 'a.png')
-    spec = importlib.util.spec_from_file_location('tool_explain', ROOT / 'tools' / 'explain.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = _explain_tool()
     files = [str(tmp_path / name) for name in ('model.pth', 'a.png')]
     argv = ['densevit.TimmBackbone:test_resnet', *files, '--out', str(tmp_path / 'out'), '--size', '96']
     assert tool.run_tool(tool.parser(), tool.main, argv) == 0, capsys.readouterr()
     assert (tmp_path / 'out' / 'a_attention.png').is_file()
     assert (tmp_path / 'out' / 'a.json').is_file()
+
+
+@pytest.mark.parametrize('more', [[], ['--layers', 'all']], ids=['map', 'layers'])
+def test_the_explain_tool_says_that_timm_records_no_attention(more, tmp_path, capsys):
+    """timm's own file is of the right model, and yet there is nothing in it to draw."""
+    torch.save(timm.create_model('test_vit').state_dict(), tmp_path / 'timm.pth')
+    Image.new('RGB', (60, 40)).save(tmp_path / 'a.png')
+    files = [str(tmp_path / name) for name in ('timm.pth', 'a.png')]
+    tool = _explain_tool()
+    argv = ['densevit.TimmBackbone:test_vit', *files, '--out', str(tmp_path / 'out'), *more]
+    assert tool.run_tool(tool.parser(), tool.main, argv) == 2
+    message = capsys.readouterr().err
+    assert "timm's models" in message
+    assert "pool='learned'" in message
 
 
 def test_a_timm_model_has_no_class_token_of_ours():
