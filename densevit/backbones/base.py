@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -231,7 +232,9 @@ def any_trainable(module: nn.Module) -> bool:
 
 def _check_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int, ...]:
     """Non-negative, ascending indices, or a ValueError."""
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    given = tuple(out_indices) if isinstance(out_indices, Iterable) else (out_indices,)
+    if not all(isinstance(index, Integral) and not isinstance(index, bool) for index in given):
+        raise ValueError(f'out_indices={out_indices!r} must be whole numbers of 0 to {num_stages - 1}')
     indices = tuple(index + num_stages if index < 0 else index for index in given)
     if not indices or any(not 0 <= index < num_stages for index in indices):
         raise ValueError(f'out_indices={given} must name at least one of 0 to {num_stages - 1}')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -193,6 +195,16 @@ class ReadsValues(Toy):
         return tuple(m if m.mean() > 1e6 else m + 0 for m in super().forward(x))
 
 
+class KnowsOneSize(Toy):
+    def forward(self, x):
+        return tuple(m + 0 if x.shape[-1] == 53 else m for m in super().forward(x))  # a program for each case
+
+
+class CompiledIsAnother(Toy):
+    def forward(self, x):
+        return tuple(m * 1.001 if torch.compiler.is_compiling() else m for m in super().forward(x))
+
+
 class AlwaysFloat(Toy):
     def forward(self, x):
         return tuple(m.float() for m in super().forward(x))
@@ -225,7 +237,9 @@ BROKEN = {
     MixesImages: ('test_images_of_a_batch_do_not_mix', {}),
     HasUnusedParameter: ('test_every_parameter_and_the_image_get_a_gradient', {}),
     Detaches: ('test_every_parameter_and_the_image_get_a_gradient', {}),
-    ReadsValues: ('test_compiles_as_one_graph', dict(with_cp=False)),
+    ReadsValues: ('test_compiles_as_one_graph', {}),
+    KnowsOneSize: ('test_compiles_as_one_graph', {}),
+    CompiledIsAnother: ('test_compiles_as_one_graph', {}),
     AlwaysFloat: ('test_bfloat16', {}),
     TakesAnything: ('test_arguments_are_by_name_and_known', {}),
 }
@@ -239,7 +253,8 @@ def test_contract_notices(broken):
     name, arguments = BROKEN[broken]
     sound, contract = ToyContract(), Contract()
     getattr(sound, name)(**arguments)
-    refusals = (AssertionError, pytest.fail.Exception, torch._dynamo.exc.Unsupported)
+    dynamo = torch._dynamo.exc
+    refusals = (AssertionError, pytest.fail.Exception, dynamo.Unsupported, dynamo.RecompileError)
     with pytest.raises(refusals):
         getattr(contract, name)(**arguments)
 
@@ -267,9 +282,17 @@ def test_arch_defaults_can_be_left_out_or_given():
     assert Toy.resolve_arch(dict(width=4, kernel_size=5)) == dict(width=4, kernel_size=5)
 
 
-@pytest.mark.parametrize(('given', 'meant'), [(-1, (2,)), (0, (0,)), ([0, -1], (0, 2)), (range(3), (0, 1, 2))])
+@pytest.mark.parametrize(
+    ('given', 'meant'), [(-1, (2,)), (0, (0,)), ([0, -1], (0, 2)), (range(3), (0, 1, 2)), (np.arange(2), (0, 1))]
+)
 def test_out_indices_may_be_a_number_or_any_sequence(given, meant):
     assert Toy(out_indices=given).out_indices == meant
+
+
+@pytest.mark.parametrize('given', ['12', (1.0, 2.0), (True,), None, [[0]]], ids=repr)
+def test_out_indices_are_whole_numbers(given):
+    with pytest.raises(ValueError, match=re.escape(f'out_indices={given!r} must be whole numbers of 0 to 2')):
+        Toy(out_indices=given)
 
 
 def test_checkpointing_needs_a_gradient_to_save():

@@ -51,6 +51,9 @@ class TestContract(BackboneContract):
     arch = SMALL
     channels = (8, 16, 24)
     strides = (4, 8, 16)
+    # without and with a class token, which an only stage has
+    compiled = dict(arch=dict(embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2)), out_indices=(0, 1))
+    inductor = dict(arch=dict(embed_dims=(8,), depths=(1,), num_heads=(1,)), out_indices=(0,))
     stage_names = (('stage0.patch_embed.',), ('stage0.blocks.',), ('stage1.',), ('stage2.',))
     # a side of 33 or 34 pixels has one key in the last stage, and torch traces a convolution to one row separately
     exports_any_size = False

@@ -23,6 +23,7 @@ class TestContract(BackboneContract):
     arch = dict(embed_dims=16, depth=4, layer_scale_init=0.1)
     channels = (16,) * 4
     strides = (16,) * 4
+    compiled = dict(arch=dict(arch, depth=1), out_indices=(0,))
     stage_names = (('patch_embed.',), ('blocks.0.',), ('blocks.1.',), ('blocks.2.',), ('blocks.3.',))
 
 

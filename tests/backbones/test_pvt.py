@@ -21,6 +21,8 @@ from tests.backbones.contract import BackboneContract, assert_trains, fill, grad
 ARCH = dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4), mlp_ratios=(2, 2, 2, 2))
 DEEPER = dict(ARCH, depths=(2, 1, 2, 2))
 LINEAR = dict(ARCH, linear=True)
+# with and without reduction of the keys
+TWO_STAGES = dict(embed_dims=(8, 16), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2), sr_ratios=(2, 1))
 MODELS = {
     'v1': (PyramidVisionTransformer, ARCH),
     'v2': (PyramidVisionTransformerV2, ARCH),
@@ -33,6 +35,7 @@ class TestContractV1(BackboneContract):
     cls = PyramidVisionTransformer
     arch = ARCH
     channels, strides, ceil = (8, 16, 24, 32), (4, 8, 16, 32), False
+    compiled = dict(arch=TWO_STAGES, out_indices=(0, 1))
     # a map that has the table's size, and a reduced map of one row, are special cases for torch
     exports_any_size = False
     stage_names = (
@@ -48,6 +51,7 @@ class TestContractV2(BackboneContract):
     cls = PyramidVisionTransformerV2
     arch = ARCH
     channels, strides = (8, 16, 24, 32), (4, 8, 16, 32)
+    compiled = dict(arch=TWO_STAGES, out_indices=(0, 1))
     exports_any_size = False  # a reduced map of one row is a special case for torch
     stage_names = (
         ('patch_embed1.',),
@@ -60,6 +64,7 @@ class TestContractV2(BackboneContract):
 
 class TestContractV2Linear(TestContractV2):
     arch = LINEAR
+    compiled = dict(arch=dict(TWO_STAGES, linear=True), out_indices=(0, 1))
     exports_any_size = True  # the reduced map is 7 x 7 whatever the size
 
 

@@ -23,8 +23,13 @@ SIZES = ((64, 64), (64, 96), (67, 53), (33, 128), (101, 75), (5, 9))
 
 class TestContract(BackboneContract):
     cls = SwinTransformer
-    arch = dict(ARCH, depths=(2, 1, 1, 1))  # each block takes seconds to compile
+    arch = dict(ARCH, depths=(2, 1, 1, 1))
     channels, strides = (8, 16, 32, 64), (4, 8, 16, 32)
+    # with and without shift, and behind a merging
+    compiled = dict(arch=dict(ARCH, depths=(2, 1), num_heads=(1, 2)), window_size=2, out_indices=(0, 1))
+    # 5 x 9 and 9 x 13 tokens, then 3 x 5 and 5 x 7: one window in a row, or no padding, is a program of its own
+    compiled_sizes = ((19, 35), (34, 50))
+    inductor_size = (11, 9)  # 3 x 3 tokens in 2 x 2 windows: one of every mask, so they share their kernels
     exports_any_size = False  # a map of one row or column of windows is a special case for torch
     stage_names = (
         ('patch_embed.',),

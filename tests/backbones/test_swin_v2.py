@@ -20,8 +20,14 @@ from tests.backbones.test_swin import ARCH, DEEP, FLAT, SIZES, TimmSwin, assert_
 
 class TestContract(BackboneContract):
     cls = SwinTransformerV2
-    arch = dict(ARCH, depths=(2, 1, 1, 1))  # each block takes seconds to compile
+    arch = dict(ARCH, depths=(2, 1, 1, 1))
     channels, strides = (8, 16, 32, 64), (4, 8, 16, 32)
+    # with and without shift, and behind a merging
+    compiled = dict(arch=dict(ARCH, depths=(2, 1), num_heads=(1, 2)), window_size=2, out_indices=(0, 1))
+    # 5 x 9 and 9 x 13 tokens, then 3 x 5 and 5 x 7: one window in a row, or no padding, is a program of its own
+    compiled_sizes = ((19, 35), (34, 50))
+    inductor = dict(arch=dict(ARCH, depths=(1,), num_heads=(1,)), out_indices=(0,))  # the shifted one is Swin's
+    inductor_size = (11, 9)
     exports_any_size = False  # a map of one row or column of windows is a special case for torch
     stage_names = (
         ('patch_embed.',),
