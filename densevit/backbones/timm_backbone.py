@@ -6,19 +6,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError, load_weights
 from ..checkpoints.origins import Recognised
 from ..registry import MODELS
 from .base import Backbone
-from .timm_geometry import build_timm, create, geometry_of, pad, recompute, resized_table, taps
+from .timm_build import build_timm, recompute
+from .timm_geometry import create, create_meta, geometry_of, pad, taps
+from .timm_tables import interpolate_distances, resized_table
 
 __all__ = ['TimmBackbone']
 
 # What names of timm's tensors begin with here; mmsegmentation's wrapper has the same.
 PREFIX = 'timm_model.'
+# Arguments of timm's models that are an argument here, or have no place here.
+_TAKEN = {
+    'in_chans': 'give in_channels',
+    'out_indices': 'give out_indices beside it',
+    'drop_path_rate': 'give drop_path_rate beside it',
+    'pretrained': 'give pretrained beside it',
+    'checkpoint_path': "give init_cfg=dict(type='densevit.Pretrained', checkpoint=...)",
+    'num_classes': 'a backbone has no classifier, leave it out',
+    'features_only': 'maps are what a backbone returns, leave it out',
+}
 
 
 @MODELS.register_module()
@@ -31,6 +42,9 @@ class TimmBackbone(Backbone):
     * images are zero-padded at the bottom and right where the model would drop a remainder or refuse, and its maps cut
       to ceil(H / stride) x ceil(W / stride) again;
     * a position table for one size (CaiT, PiT) is resampled for every other, bicubically, as timm does it for ViT;
+    * MViTv2's relative positions are resampled likewise, linearly, as its own code does it;
+    * Swin pads its maps before it shifts windows, and shifts them in every stage, as its dense code and
+      :class:`densevit.SwinTransformer`;
     * PiT, whose patches overlap, gets 4 pixels around the image, without which its maps would lack a row and a column;
     * a model whose maps still do not have the size that its strides say, as one that resizes its input, is refused.
 
@@ -55,8 +69,8 @@ class TimmBackbone(Backbone):
         init_cfg: see :class:`Backbone`.
 
     Raises:
-        ValueError: timm has no such model, its geometry cannot be trusted, or it cannot do what ``with_cp`` asks for;
-            the message says why.
+        ValueError: timm has no such model or cannot build it, its geometry cannot be trusted, it cannot do what
+            ``with_cp`` asks for, or ``model_args`` has what is an argument of its own; the message says why.
 
     Example:
         >>> maps = TimmBackbone('resnet18')(torch.zeros(1, 3, 67, 53))
@@ -81,10 +95,14 @@ class TimmBackbone(Backbone):
     ) -> None:
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate={drop_path_rate} is outside [0, 1)')
-        arguments = dict(model_args or {}) | {'in_chans': in_channels}
-        if drop_path_rate:
-            arguments['drop_path_rate'] = drop_path_rate
-        geometry = geometry_of(model_name, arguments)
+        if in_channels < 1:
+            raise ValueError(f'in_channels={in_channels} must be at least 1')
+        if not isinstance(pretrained, bool):
+            raise ValueError(
+                f'pretrained={pretrained!r} is neither True nor False; give a file as '
+                "init_cfg=dict(type='densevit.Pretrained', checkpoint=...)"
+            )
+        geometry = geometry_of(model_name, {**_checked(model_args or {}), 'in_chans': in_channels})
         super().__init__(
             num_stages=len(geometry.channels),
             out_indices=geometry.default_indices if out_indices is None else out_indices,
@@ -96,7 +114,7 @@ class TimmBackbone(Backbone):
         )
         self.model_name, self.pretrained, self.in_channels = model_name, pretrained, in_channels
         self.geometry = geometry
-        self.timm_model = build_timm(model_name, geometry, self.out_indices)
+        self.timm_model = build_timm(model_name, geometry, self.out_indices, drop_path_rate)
         # or mmengine would call timm's own init_weights, over what has been loaded
         self.timm_model.is_init = True
         if with_cp:
@@ -122,7 +140,7 @@ class TimmBackbone(Backbone):
             return tuple(
                 x.new_zeros(0, channels, *size) for channels, size in zip(self.out_channels, sizes, strict=True)
             )
-        padded = pad(x, self.geometry.divisor, self.geometry.around)
+        padded = pad(x, self.geometry.divisor, self.geometry.around, self.geometry.smallest)
         maps = taps(self.timm_model, padded, self.geometry.resampled, self.out_indices)
         return tuple(
             m[..., : -(-height // stride), : -(-width // stride)].contiguous()
@@ -180,9 +198,11 @@ class TimmBackbone(Backbone):
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
         """A position table for the size that this model is built for, see :meth:`Backbone.resized`."""
         own = dict(self.named_parameters()).get(name)
-        if not name.endswith('.pos_embed') or own is None or tensor.ndim != own.ndim or tensor.shape == own.shape:
+        if own is None or tensor.ndim != own.ndim or tensor.shape == own.shape:
             return None
-        return resized_table(self.timm_model, tensor, own.shape)
+        if name.endswith(('.rel_pos_h', '.rel_pos_w')) and tensor.shape[1:] == own.shape[1:]:
+            return interpolate_distances(tensor, len(own))
+        return resized_table(self.timm_model, tensor, own.shape) if name.endswith('.pos_embed') else None
 
     def is_unbuilt(self, name: str) -> bool:
         """Whatever timm's model has and this one has not: classifier, final norm, blocks behind the last map."""
@@ -191,5 +211,14 @@ class TimmBackbone(Backbone):
     @cached_property
     def _whole(self) -> frozenset[str]:
         """Names of all of timm's tensors, with a classifier's."""
-        with torch.device('meta'):
-            return frozenset(create(self.model_name, self.geometry.arguments, num_classes=1000).state_dict())
+        return frozenset(create_meta(self.model_name, self.geometry.arguments, num_classes=1000).state_dict())
+
+
+def _checked(model_args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``model_args``, if they are a mapping without what :class:`TimmBackbone` sets itself."""
+    if not isinstance(model_args, Mapping):
+        raise ValueError(f'model_args={model_args!r} is no mapping of names to values, such as dict(img_size=448)')
+    for name, instead in _TAKEN.items():
+        if name in model_args:
+            raise ValueError(f'model_args has {name!r}: {instead}.')
+    return model_args

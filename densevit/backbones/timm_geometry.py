@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
+from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import did_you_mean
+from .timm_layers import mend
+from .timm_reasons import reason_of
+from .timm_tables import resampled_table
 
-__all__ = ['Geometry', 'build_timm', 'create', 'geometry_of', 'pad', 'recompute', 'resized_table', 'taps']
+__all__ = ['Geometry', 'create', 'create_meta', 'geometry_of', 'pad', 'prepare', 'taps']
 
 # Why a model is refused whose maps would have the right sizes or fail without a reason; by its class in timm.
 _REFUSED = {
@@ -34,7 +39,14 @@ _REFUSED_LAYERS = {
     'BottleneckAttn': 'the tables of its relative positions are for one size of image',
 }
 # Arguments with which timm's models take any size; the first that a class knows and that make it do so.
-_ANY_SIZE = ({'dynamic_img_size': True, 'dynamic_img_pad': True}, {'strict_img_size': False}, {})
+# Swin shifts its windows on every map with ``always_partition``, as its dense code; without it only on maps that are
+# larger than a window in the image that it is built for.
+_ANY_SIZE = (
+    {'dynamic_img_size': True, 'dynamic_img_pad': True},
+    {'strict_img_size': False, 'always_partition': True},
+    {'strict_img_size': False},
+    {},
+)
 # Position tables for one size that are resampled here: class, and how the table lies, tokens or map.
 _RESAMPLED = {'Cait': 'NLC', 'PoolingVisionTransformer': 'NCHW'}
 # PiT's patches are 16 pixels wide and 8 apart (14 and 7 in the largest): with 4 pixels around the image the centre of
@@ -52,6 +64,7 @@ class Geometry:
         strides: of each map, in pixels.
         divisor: height and width are padded to multiples of it.
         around: pixels of padding on all sides.
+        smallest: height and width are padded to at least that.
         resampled: how its position table lies in memory, where that is resampled.
         stem: the parameters of the stem.
         needs: by map, the parameters that it depends on.
@@ -62,6 +75,7 @@ class Geometry:
     strides: tuple[int, ...]
     divisor: int = 1
     around: int = 0
+    smallest: int = 1
     resampled: str | None = None
     stem: frozenset[str] = frozenset()
     needs: tuple[frozenset[str], ...] = ()
@@ -81,9 +95,16 @@ class Geometry:
         return coarse[-4:]
 
 
-def pad(x: Tensor, divisor: int, around: int) -> Tensor:
-    """Zeros ``around`` on all sides, and below and right of it up to a multiple of ``divisor``: (B, C, H, W)."""
-    bottom, right = (-side % divisor for side in x.shape[-2:])
+def pad(x: Tensor, divisor: int, around: int = 0, smallest: int = 1) -> Tensor:
+    """Zeros ``around`` on all sides of (B, C, H, W), and below and right of it up to a multiple of ``divisor``.
+
+    Args:
+        x: images.
+        divisor: of what height and width become, without ``around``.
+        around: pixels.
+        smallest: what height and width become at least, a multiple of ``divisor``.
+    """
+    bottom, right = (max(-side % divisor, smallest - side) for side in x.shape[-2:])
     if not (around or bottom or right):
         return x
     return F.pad(x, (around, right + around, around, bottom + around))
@@ -98,90 +119,73 @@ def create(
         return timm.create_model(model_name, pretrained=pretrained, num_classes=num_classes, **arguments)
 
 
-def build_timm(model_name: str, geometry: Geometry, indices: Sequence[int]) -> nn.Module:
-    """timm's model up to the last of the maps ``indices``; parameters that no map needs are frozen."""
-    model = create(model_name, geometry.arguments)
-    _prepare(model)
-    model.prune_intermediate_layers(list(indices), prune_norm=True, prune_head=True)
-    needed = frozenset().union(*(geometry.needs[index] for index in indices))
-    known = needed.union(*geometry.needs)
-    for name, parameter in list(model.named_parameters()):
-        if parameter.requires_grad and '.' not in name and name not in known:
-            setattr(model, name, None)  # a class token that joins behind the last map
-        else:
-            parameter.requires_grad_(name in needed)
-    return model
+# Methods that give a tensor its first values.
+_FILLING = {
+    getattr(Tensor, name) for name in ('add_', 'clamp_', 'erfinv_', 'fill_', 'mul_', 'normal_', 'uniform_', 'zero_')
+}
 
 
-def recompute(model_name: str, model: nn.Module, geometry: Geometry, indices: Sequence[int]) -> None:
-    """Let a model recompute its blocks in the backward pass.
+class _Unfilled(TorchFunctionMode):
+    """Leaves out to fill tensors on the meta device: they have no values, and torch takes long to find that out."""
 
-    Raises:
-        ValueError: timm's cannot, or does not on the way that makes maps.
-    """
-    with torch.device('meta'):
-        twin = build_timm(model_name, geometry, indices).train()
-    kept = [_kept(twin, geometry, indices)]
-    try:
-        for each in (twin, model):
-            each.set_grad_checkpointing(True)
-        kept.append(_kept(twin, geometry, indices))
-    except AssertionError:  # timm's way to say that it has none
-        kept.append(kept[0])
-    if kept[1] >= kept[0]:
-        raise ValueError(f'with_cp=True: timm {timm.__version__} recomputes nothing of {model_name!r}; leave it out.')
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLING and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
-def _kept(model: nn.Module, geometry: Geometry, indices: Sequence[int]) -> int:
-    """How many numbers a model on the meta device keeps for the backward pass of one image."""
-    sizes: list[int] = []
+def create_meta(model_name: str, arguments: Mapping[str, Any], *, num_classes: int = 0) -> nn.Module:
+    """timm's model on the meta device, to look at."""
+    with torch.device('meta'), _Unfilled():
+        return create(model_name, arguments, num_classes=num_classes)
 
-    def keep(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.numel())
-        return tensor
 
-    side = 2 * max(geometry.strides)
-    x = torch.empty(2, geometry.arguments['in_chans'], side, side, device='meta')
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        taps(model, pad(x, geometry.divisor, geometry.around), geometry.resampled, indices)
-    return sum(sizes)
+@dataclass(frozen=True)
+class _Asked:
+    """A model that is looked at once; its arguments need not be hashable."""
+
+    model_name: str
+    shown: str
+    arguments: Mapping[str, Any] = field(compare=False)
 
 
 def geometry_of(model_name: str, model_args: Mapping[str, Any]) -> Geometry:
     """Look at a model.
 
     Raises:
-        ValueError: timm has none of this name, or its maps cannot be trusted.
+        ValueError: timm has none of this name, cannot build it, or its maps cannot be trusted.
     """
-    frozen = tuple(
-        sorted((key, tuple(value) if isinstance(value, list) else value) for key, value in model_args.items())
-    )
-    return _geometry_of(model_name, frozen)
-
-
-@lru_cache(maxsize=64)
-def _geometry_of(model_name: str, model_args: tuple[tuple[str, Any], ...]) -> Geometry:
     if not isinstance(model_name, str) or not timm.is_model(model_name):
         raise ValueError(
             f'timm {timm.__version__} has no model {model_name!r}'
             f'{did_you_mean(str(model_name).partition(".")[0], timm.list_models()) or "."}'
         )
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in sorted(model_args.items())}
+    return _geometry_of(_Asked(model_name, repr(arguments), copy.deepcopy(arguments)))
+
+
+@lru_cache(maxsize=64)
+def _geometry_of(asked: _Asked) -> Geometry:
     reasons: list[str] = []
-    for extra in _ANY_SIZE:
-        arguments = {**dict(model_args), **extra}
-        try:
-            with torch.device('meta'):
-                model = create(model_name, arguments).eval()
-        except TypeError as error:
-            if not extra:
-                raise ValueError(f'timm cannot build {model_name!r}: {error}') from error
-            continue  # an argument that this class does not know
-        if reason := refusal_of(model):
-            raise ValueError(f'{model_name!r} of timm cannot be a backbone: {reason}.')
-        if found := _explore(model, arguments, reasons):
-            return found
+    # whatever the mode in which somebody builds a backbone
+    with torch.inference_mode(False), torch.enable_grad():
+        for extra in _ANY_SIZE:
+            arguments = {**asked.arguments, **extra}
+            try:
+                model = create_meta(asked.model_name, arguments)
+            except Exception as error:  # timm's models check their arguments in many ways
+                if not extra:
+                    reason = str(error) or type(error).__name__
+                    raise ValueError(f'timm cannot build {asked.model_name!r}: {reason.rstrip(".")}.') from error
+                continue  # most often an argument that this class does not know
+            if reason := refusal_of(model):
+                raise ValueError(f'{asked.model_name!r} of timm cannot be a backbone: {reason}.')
+            if _drops_paths(model):  # Swin does by default
+                arguments['drop_path_rate'] = 0.0
+            if found := _explore(model.eval(), arguments, reasons):
+                return found
     raise ValueError(
-        f'{model_name!r} of timm {timm.__version__} cannot be a backbone: {reasons[-1] if reasons else "no map"}.'
+        f'{asked.model_name!r} of timm {timm.__version__} cannot be a backbone: {reasons[-1] if reasons else "no map"}.'
     )
 
 
@@ -193,8 +197,13 @@ def refusal_of(model: nn.Module) -> str | None:
     return next((reason for layer, reason in _REFUSED_LAYERS.items() if layer in layers), None)
 
 
-def _prepare(model: nn.Module) -> None:
+def _drops_paths(model: nn.Module) -> bool:
+    return any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
+
+
+def prepare(model: nn.Module) -> None:
     """Let a model return maps where it is called, for images of any size that its position table is resampled to."""
+    mend(model)
     model.forward = partial(model.forward_intermediates, output_fmt='NCHW', intermediates_only=True)
     if type(model).__name__ in _RESAMPLED and hasattr(model.patch_embed, 'strict_img_size'):
         model.patch_embed.strict_img_size = False
@@ -205,7 +214,7 @@ def _explore(model: nn.Module, arguments: Mapping[str, Any], reasons: list[str])
     if not hasattr(model, 'forward_intermediates') or not getattr(model, 'feature_info', None):
         reasons.append('it has no forward_intermediates')
         return None
-    _prepare(model)
+    prepare(model)
     name = type(model).__name__
     strides = tuple(info['reduction'] for info in model.feature_info)
     around, resampled = _AROUND.get(name, 0), _RESAMPLED.get(name)
@@ -218,10 +227,18 @@ def _explore(model: nn.Module, arguments: Mapping[str, Any], reasons: list[str])
                 maps = taps(model, pad(x, divisor, around), resampled)
                 _check_maps(maps, strides, size, divisor)
         except Exception as error:  # whatever a model has against a size
-            reasons.append(f'at {size[0]} x {size[1]} pixels: {str(error) or type(error).__name__}'.rstrip('.'))
+            padded = [side + -side % divisor + 2 * around for side in size]
+            reasons.append(reason_of(error, padded))
             continue
         widths = tuple(m.shape[1] for m in maps)
-        return Geometry(arguments, widths, strides, divisor, around, resampled, _stem(model), _needs(model, maps))
+        needs, smallest = _needs(model, maps), 1
+        if divisor < max(strides):  # or padding makes them large enough
+            tiny = torch.empty(2, channels, 1, 2 * max(strides) + 1, device='meta')
+            try:
+                taps(model, pad(tiny, divisor, around), resampled)
+            except Exception:  # PVT v2, which takes patches of its smallest map
+                smallest = max(strides)
+        return Geometry(arguments, widths, strides, divisor, around, smallest, resampled, _stem(model), needs)
     return None
 
 
@@ -249,12 +266,21 @@ def _check_maps(maps: Sequence[Tensor], strides: Sequence[int], size: tuple[int,
 
 def _needs(model: nn.Module, maps: Sequence[Tensor]) -> tuple[frozenset[str], ...]:
     """By map, the names of the parameters that it depends on; without those that timm keeps fixed."""
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = []
-    for m in maps:
-        gradients = torch.autograd.grad(m.sum(), list(named.values()), retain_graph=True, allow_unused=True)
-        found.append(frozenset(name for name, gradient in zip(named, gradients, strict=True) if gradient is not None))
-    return tuple(found)
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return tuple(frozenset(names[id(leaf)] for leaf in _leaves(m) if id(leaf) in names) for m in maps)
+
+
+def _leaves(m: Tensor) -> list[Tensor]:
+    """What a gradient of ``m`` would arrive at. To look is much faster than to compute it on the meta device."""
+    nodes, leaves, rest = set(), [], [m.grad_fn]
+    while rest:
+        node = rest.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            rest.extend(before for before, _ in node.next_functions)
+            if hasattr(node, 'variable'):
+                leaves.append(node.variable)
+    return leaves
 
 
 def taps(
@@ -264,39 +290,5 @@ def taps(
     asked = {'indices': None if indices is None else list(indices)}
     if not resampled:
         return model(x, **asked)
-    table = _resampled(model, x.shape[-2:], resampled)
+    table = resampled_table(model, x.shape[-2:], resampled)
     return torch.func.functional_call(model, {'pos_embed': table}, (x,), asked)
-
-
-def _resampled(model: nn.Module, size: Sequence[int], layout: str) -> Tensor:
-    """The position table for an image of ``size``, by bicubic interpolation as timm does it for ViT."""
-    table: Tensor = model.pos_embed
-    if layout == 'NCHW':  # PiT
-        patch, stride = model.patch_embed.conv.kernel_size[0], model.patch_embed.conv.stride[0]
-        rows, columns = ((side - patch) // stride + 1 for side in size)
-        if table.shape[2:] == (rows, columns):
-            return table
-        return _interpolate(table, (rows, columns))
-    rows, columns = model.patch_embed.dynamic_feat_size(tuple(size))
-    before = model.patch_embed.grid_size
-    if before == (rows, columns):
-        return table
-    return resample_abs_pos_embed(table, [rows, columns], list(before), num_prefix_tokens=0)
-
-
-def resized_table(model: nn.Module, table: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """A position table for another size of image in the ``shape`` that a model has; None where it is no such table."""
-    if table.ndim == 4 and table.shape[1] == shape[1]:
-        return _interpolate(table, tuple(shape[2:]))
-    if table.ndim != 3 or table.shape[2] != shape[2]:
-        return None
-    grid = model.patch_embed.grid_size
-    prefix = shape[1] - math.prod(grid)  # class tokens that the table counts
-    tokens = table.shape[1] - prefix
-    if math.isqrt(tokens) ** 2 != tokens:
-        return None  # of an image that was no square, whose sides nobody knows
-    return resample_abs_pos_embed(table, list(grid), num_prefix_tokens=prefix)
-
-
-def _interpolate(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(grid.float(), size=size, mode='bicubic', antialias=True).to(grid.dtype)

@@ -11,7 +11,9 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 import densevit
-from densevit.backbones.timm_geometry import build_timm, create
+from densevit.backbones.timm_build import build_timm
+from densevit.backbones.timm_geometry import create
+from densevit.backbones.timm_tables import interpolate_distances
 from densevit.checkpoints import CheckpointError, load_weights
 from tests.backbones.contract import fill, images
 
@@ -49,7 +51,7 @@ def test_maps_are_as_large_as_their_strides_say(name):
         ('botnet26t_256', 'relative positions'),
         ('levit_128s', 'attention biases'),
         ('tnt_s_patch16_224', 'position tables'),
-        ('maxvit_tiny_rw_224', 'must be divisible by window'),
+        ('maxvit_tiny_rw_224', 'multiples of 7'),
         ('resnet19', "did you mean 'resnet18'"),
         (18, 'no model 18'),
     ],
@@ -85,6 +87,139 @@ def test_cait_equals_a_model_that_is_built_for_the_size(size):
         expected = rebuilt.forward_intermediates(whole, indices=[0, 2], intermediates_only=True)
         for m, e in zip(model(x), expected, strict=True):
             assert torch.equal(m, e)
+
+
+@pytest.mark.parametrize(
+    ('name', 'own', 'options'),
+    [
+        ('swin_tiny_patch4_window7_224', densevit.SwinTransformer, dict(window_size=7)),
+        ('swinv2_tiny_window8_256', densevit.SwinTransformerV2, dict(window_size=8)),
+        (
+            'swinv2_tiny_window16_256',
+            densevit.SwinTransformerV2,
+            dict(window_size=16, pretrained_window_sizes=(16, 16, 16, 8)),
+        ),
+    ],
+)
+def test_swins_windows_are_those_of_its_dense_code(name, own, options):
+    """timm shifts before it pads, so that one end of a row attends to the other, and not at all in the last stage."""
+    arch = dict(depths=(1, 2, 1, 2), num_heads=(1, 2, 2, 4))
+    model = fill(densevit.TimmBackbone(name, model_args=dict(embed_dim=8, **arch))).double().eval()
+    reference = own(dict(embed_dims=8, **arch), **options).double().eval()
+    load_weights(reference, model.timm_model.state_dict())
+    for index in range(4):
+        setattr(reference, f'norm{index}', torch.nn.Identity())  # which timm has not
+    for size in ((67, 53), (20, 300)):
+        x = images(1, 3, *size).double()
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), reference(x), rtol=1e-9, atol=1e-9)
+
+
+def test_mvitv2_resamples_its_relative_positions():
+    """Each side by itself; timm would read rows of other distances from tables for 224 x 224 pixels."""
+    model = fill(densevit.TimmBackbone('mvitv2_tiny')).double().eval()
+    rebuilt = timm.create_model('mvitv2_tiny', img_size=160).double().eval()
+    tables = dict(rebuilt.named_parameters())
+    weights = {}
+    for name, tensor in model.timm_model.state_dict().items():
+        length = len(tables[name])
+        if name.endswith('rel_pos_h'):
+            length = (length + 1) * 96 // 160 - 1
+        weights[name] = interpolate_distances(tensor, length) if 'rel_pos' in name else tensor
+    for name, tensor in weights.items():  # timm builds tables for squares only, but reads others
+        if name.endswith('rel_pos_h'):
+            module = rebuilt.get_submodule(name.rpartition('.')[0])
+            module.rel_pos_h = torch.nn.Parameter(tensor)
+    rebuilt.load_state_dict(weights, strict=False)
+    x = images(1, 3, 96, 160).double()
+    with torch.no_grad():
+        expected = tuple(rebuilt.forward_intermediates(x, intermediates_only=True))
+        torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
+        assert [tuple(m.shape[2:]) for m in model(images(1, 3, 230, 300).double())][-1] == (8, 10)
+
+
+def test_images_lower_than_the_coarsest_stride():
+    """Of whose map PVT v2 takes patches, so that timm's refuses them."""
+    model = fill(densevit.TimmBackbone('pvt_v2_b0')).eval()
+    x = images(1, 3, 20, 70)
+    with torch.no_grad():
+        maps, padded = model(x), model(torch.nn.functional.pad(x, (0, 0, 0, 12)))
+    for m, p, stride in zip(maps, padded, model.out_strides, strict=True):
+        assert m.shape[2:] == (math.ceil(20 / stride), math.ceil(70 / stride))
+        assert torch.equal(m, p[:, :, : m.shape[2]])
+
+
+@pytest.mark.parametrize('name', ['tiny_vit_5m_224', 'efficientvit_m0'])
+def test_weights_count_that_are_loaded_after_the_first_image(name):
+    """timm keeps the attention biases of the first image in eval mode."""
+    used, fresh = densevit.TimmBackbone(name).eval(), fill(densevit.TimmBackbone(name)).eval()
+    x = images(1, 3, 67, 53)
+    with torch.no_grad():
+        used(x)
+        used.load_state_dict(fresh.state_dict())
+        for m, e in zip(used(x), fresh(x), strict=True):
+            assert torch.equal(m, e)
+    for _ in range(2):
+        sum(m.sum() for m in used(x)).backward()
+
+
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_builds_where_no_gradients_are_computed(mode):
+    with mode():
+        model = densevit.TimmBackbone(
+            'test_resnet', with_cp=True, model_args=dict(layers=(1, 1, 1, len(mode.__name__)))
+        )
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == []
+
+
+def test_swin_drops_no_paths_unless_asked():
+    for rate, dropping in ((0.0, set()), (0.2, {0.2})):
+        model = densevit.TimmBackbone(
+            'swin_tiny_patch4_window7_224', drop_path_rate=rate, model_args=dict(embed_dim=8, num_heads=(1, 2, 2, 4))
+        )
+        rates = {round(module.drop_prob, 6) for module in model.modules() if hasattr(module, 'drop_prob')}
+        assert {max(rates)} - {0.0} == dropping if rates else not dropping
+
+
+@pytest.mark.parametrize(
+    ('options', 'why'),
+    [
+        (dict(model_args=dict(in_chans=4)), "model_args has 'in_chans': give in_channels"),
+        (dict(model_args=dict(out_indices=(1,))), "model_args has 'out_indices': give out_indices"),
+        (dict(model_args=dict(num_classes=10)), "model_args has 'num_classes'"),
+        (dict(model_args=dict(features_only=True)), "model_args has 'features_only'"),
+        (dict(model_args=dict(checkpoint_path='a.pth')), "model_args has 'checkpoint_path': give init_cfg"),
+        (dict(model_args='img_size=448'), "model_args='img_size=448' is no mapping"),
+        (dict(model_args=dict(embed_dmi=16)), "timm cannot build 'test_vit': .*embed_dmi"),
+        (dict(model_args=dict(embed_dim=18, num_heads=4)), "timm cannot build 'test_vit': .*divisible"),
+        (dict(pretrained='a.pth'), "pretrained='a.pth' is neither True nor False; .*init_cfg="),
+        (dict(in_channels=0), 'in_channels=0'),
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_be(options, why):
+    with pytest.raises(ValueError, match=why):
+        densevit.TimmBackbone('test_vit', **options)
+
+
+def test_a_rate_of_drop_path_where_timm_has_none():
+    with pytest.raises(ValueError, match="'vgg11' with drop_path_rate=0.1: it seems to have no stochastic depth"):
+        densevit.TimmBackbone('vgg11', drop_path_rate=0.1)
+
+
+def test_arguments_of_timms_models_need_not_be_hashable_and_are_not_changed():
+    arguments = dict(layers=[1, 1, 1, 1], block_args=dict(attn_layer='se'))
+    model = densevit.TimmBackbone('resnet18', model_args=arguments)
+    assert arguments == dict(layers=[1, 1, 1, 1], block_args=dict(attn_layer='se'))
+    assert any('se.fc1' in name for name, _ in model.named_parameters())
+
+
+def test_tables_of_relative_positions_of_another_size_load():
+    whole = fill(timm.create_model('mvitv2_tiny'))
+    model = densevit.TimmBackbone('mvitv2_tiny', model_args=dict(img_size=160))
+    report = load_weights(model, whole.state_dict())
+    assert all('rel_pos_' in name for name in report.resized)
+    assert len(report.resized) == 2 * 10
 
 
 @pytest.mark.parametrize('name', ['pit_ti_224', 'deit_tiny_distilled_patch16_224', 'resnet18'])
