@@ -1,6 +1,7 @@
 """Mask R-CNN, ResNet-50, COCO, 36 epochs.
 
-Expected: none for this recipe.
+Expected: 40.9 box AP, 37.1 mask AP, reported by mmdetection, trained with SGD on short sides of 640 to 800 pixels; not
+    measured by us.
 Weights: resnet50.a1_in1k (ImageNet-1k), fetched by timm with
     --cfg-options model.backbone.pretrained=True, or the file by --load-from; needed, for BatchNorm keeps their
     statistics.

@@ -8,7 +8,9 @@ Cost: 8 GPUs x 2 images of up to 1333 x 800.
 Command: torchrun --nproc_per_node 8 tools/train.py configs/mask_rcnn_timm-xcit-s12_coco.py --launcher pytorch --amp
     One GPU: python tools/train.py configs/mask_rcnn_timm-xcit-s12_coco.py --amp --accumulate 8
 Deviations: none known from `facebookresearch/xcit`, commit 82f5291, `detection/`, but bfloat16 in the place of its
-    float16. The two blocks of class attention make no map and are left out.
+    float16. The two blocks of class attention make no map and are left out. Its README starts from weights that were
+    distilled, and tuned at 384 pixels: those are --cfg-options model.backbone.model_name=xcit_small_12_p16_384
+    model.backbone.pretrained=True.
 """
 
 _base_ = [

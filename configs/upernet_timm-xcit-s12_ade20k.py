@@ -8,7 +8,8 @@ Cost: 8 GPUs x 2 images of 512 x 512.
 Command: torchrun --nproc_per_node 8 tools/train.py configs/upernet_timm-xcit-s12_ade20k.py --launcher pytorch --amp
     One GPU: python tools/train.py configs/upernet_timm-xcit-s12_ade20k.py --amp --accumulate 8
 Deviations: none known from `facebookresearch/xcit`, commit 82f5291, `semantic_segmentation/`. The two blocks of class
-    attention make no map and are left out.
+    attention make no map and are left out. Its README starts from weights that were distilled, and tuned at 384 pixels:
+    those are --cfg-options model.backbone.model_name=xcit_small_12_p16_384 model.backbone.pretrained=True.
 """
 
 _base_ = [

@@ -53,8 +53,9 @@ KNOWN = {
     ('mask_rcnn', 'swinv2', 'coco'): 12,
     ('upernet', 'cvt', 'ade20k'): 3,
     ('mask_rcnn', 'cvt', 'coco'): 3,
-    ('upernet', 'timm', 'ade20k'): 6,
-    ('mask_rcnn', 'timm', 'coco'): 2,
+    ('upernet', 'timm', 'ade20k'): 13,
+    ('semfpn', 'timm', 'ade20k'): 5,
+    ('mask_rcnn', 'timm', 'coco'): 3,
 }
 NAME = re.compile(r'(upernet|semfpn|mask_rcnn|cascade_mask_rcnn)_([a-z0-9]+)(?:-([a-z0-9-]+))?_([a-z0-9]+)')
 
@@ -98,9 +99,9 @@ def test_all_are_found():
         method, backbone, _, dataset = parts_of(file)
         found[method, backbone, dataset] = found.get((method, backbone, dataset), 0) + 1
     assert found == KNOWN
-    assert len(FILES) == sum(KNOWN.values()) >= 97
+    assert len(FILES) == sum(KNOWN.values()) >= 110
     assert len(BASES) >= 17
-    assert len(NEW) == 89
+    assert len(NEW) == 102
 
 
 # ------------------------------------------------------------------------------------------ the parts fit
@@ -112,7 +113,8 @@ def test_builds_and_counts(file, shared_facts):
     method, family, variant, dataset = parts_of(file)
 
     channels, strides, fpn = levels_of(model)
-    assert strides == ([4, 8, 16] if family == 'cvt' else [4, 8, 16, 32])
+    own = f'timm-{variant}' if family == 'timm' else family
+    assert strides == {'cvt': [4, 8, 16], 'timm-pit-s': [8, 16, 32]}.get(own, [4, 8, 16, 32])
     assert fpn is None or list(fpn.in_channels) == channels
     check = {'upernet': check_upernet, 'semfpn': check_semfpn}.get(method, check_mask_rcnn)
     classes = check(model, channels, strides, fpn)
@@ -133,7 +135,10 @@ def test_builds_and_counts(file, shared_facts):
     elif file in NEW:
         check_weights(model, entry(file, 'Weights'), shared_facts)
     if file in NEW and method != 'semfpn':
-        heads = upernet_heads(channels) if method == 'upernet' else mask_rcnn_heads(channels, method != 'mask_rcnn')
+        if method == 'upernet':
+            heads = upernet_heads(channels, strides.index(16))
+        else:
+            heads = mask_rcnn_heads(channels, method != 'mask_rcnn')
         assert total == count(model.backbone) + adapter_of(model) + heads
 
 
@@ -209,8 +214,8 @@ def counted_elsewhere(file: Path, facts: Path) -> int | None:
     return counts.get(name, {}).get(key)
 
 
-def upernet_heads(channels: list[int]) -> int:
-    """Parameters of UPerHead (512) on maps of these channels, and of FCNHead (256) on the third, 150 classes."""
+def upernet_heads(channels: list[int], auxiliary_index: int) -> int:
+    """Parameters of UPerHead (512) on maps of these channels, and of FCNHead (256) on one of them, 150 classes."""
 
     def conv(inputs: int, outputs: int, side: int) -> int:
         return inputs * outputs * side**2 + 2 * outputs  # with BatchNorm, without bias
@@ -219,7 +224,7 @@ def upernet_heads(channels: list[int]) -> int:
     pyramid = sum(conv(each, 512, 1) + conv(512, 512, 3) for each in fine)
     pooling = 4 * conv(coarse, 512, 1) + conv(coarse + 4 * 512, 512, 3)
     decoded = conv(len(channels) * 512, 512, 3) + (512 + 1) * 150
-    auxiliary = conv(channels[2], 256, 3) + (256 + 1) * 150
+    auxiliary = conv(channels[auxiliary_index], 256, 3) + (256 + 1) * 150
     return pyramid + pooling + decoded + auxiliary
 
 
@@ -286,11 +291,15 @@ RECIPES = [
     ('(cascade_)?mask_rcnn_swin.*', 1e-4, 0.05, 36, 16, 0.2),
     ('mask_rcnn_cvt-w24_coco', 1e-4, 0.05, 36, 16, 0.3),
     ('mask_rcnn_cvt.*', 1e-4, 0.05, 36, 16, 0.1),
-    ('upernet_timm-(vit|deit|cait)-.*', 6e-5, 0.01, 160000, 16, 0.1),
+    ('upernet_timm-(vit|deit|cait|pit|nfnet)-.*', 6e-5, 0.01, 160000, 16, 0.1),
     ('upernet_timm-xcit-.*', 6e-5, 0.01, 160000, 16, 0.05),
-    ('upernet_timm-twins-.*', 6e-5, 0.01, 160000, 16, 0.2),
-    ('upernet_timm-resnet-.*', 6e-5, 0.01, 160000, 16, 0.0),
+    ('upernet_timm-(twins|mvitv2|efficientnetv2)-.*', 6e-5, 0.01, 160000, 16, 0.2),
+    ('upernet_timm-(resnet|resnetrs|bit)-.*', 6e-5, 0.01, 160000, 16, 0.0),
+    ('semfpn_timm-xcit-.*', 6e-5, 0.01, 80000, 16, 0.05),
+    ('semfpn_timm-twins-.*', 2e-4, 1e-4, 40000, 32, 0.2),
+    ('semfpn_timm-(resnet-50|mobilenetv2)_.*', 2e-4, 1e-4, 40000, 32, 0.0),
     ('mask_rcnn_timm-xcit-.*', 1e-4, 0.05, 36, 16, 0.05),
+    ('mask_rcnn_timm-mvitv2-.*', 1e-4, 0.05, 36, 16, 0.2),
     ('mask_rcnn_timm-resnet-.*', 1e-4, 0.05, 36, 16, 0.0),
 ]
 
@@ -317,7 +326,7 @@ def test_recipe(file):
         several = [step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomChoice']
         assert bool(several) == (decay != 1e-4)
     assert [scheduler.end for scheduler in cfg.param_scheduler[:-1]] == ([warm_up] if warm_up else [])
-    assert cfg.model.backbone.get('norm_eval', False) == bool(re.search('_cvt|-resnet', file.stem))
+    assert cfg.model.backbone.get('norm_eval', False) == bool(re.search('_cvt|-(res|efficient|mobile)net', file.stem))
 
 
 # what does not decay, as the originals name it; the heads of Mask R-CNN have no norm
@@ -339,6 +348,11 @@ UNDECAYED = {
     'upernet_timm-deit-s_ade20k': r'norm|\.bn\.|neck\.fpn1\.1\.|pos_embed|cls_token',
     'upernet_timm-cait-s24_ade20k': r'norm|\.bn\.|neck\.fpn1\.1\.|pos_embed',
     'mask_rcnn_timm-resnet-50_coco': r'\.bn\d\.|downsample\.1\.',
+    'upernet_timm-twins-svt-s_ade20k': r'norm|\.bn\.|pos_block',
+    'upernet_timm-pit-s_ade20k': r'norm|\.bn\.|pos_embed|cls_token',
+    'upernet_timm-nfnet-f0_ade20k': r'\.bn\.|gain',
+    'upernet_timm-bit-50x1_ade20k': r'norm|\.bn\.',
+    'mask_rcnn_timm-mvitv2-t_coco': r'norm|rel_pos',
 }
 
 

@@ -46,6 +46,7 @@ def complexity(model: nn.Module, size: tuple[int, int], *, in_channels: int = 3)
     first = next(model.parameters())
     image = torch.empty(1, in_channels, *size, device=first.device, dtype=first.dtype)
     modes = {module: module.training for module in model.modules()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     macs: Counter[str] = Counter()
 
     def run(name: str, module: nn.Module, inputs: Any) -> Any:
@@ -55,11 +56,15 @@ def complexity(model: nn.Module, size: tuple[int, int], *, in_channels: int = 3)
         return result
 
     try:
+        # the counter asks what requires gradients for its graph, which a class token repeated under no_grad lacks
+        model.requires_grad_(False)
         with torch.no_grad():
             _test_pass(model.eval(), image, run)
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
     parts = {name: Complexity(_params(part), macs[name]) for name, part in model.named_children() if _params(part)}
     total = Complexity(_params(model), macs.total())

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import groupby
 
 import timm
@@ -14,10 +15,89 @@ import torch
 from timm.models import model_entrypoint
 
 from ..backbones.timm_geometry import Geometry, create, geometry_of
+from .config import configs_dir
+from .model_index import Family
 
 __all__ = ['Row', 'families', 'look_at', 'render', 'smallest', 'sweep']
 
 _LONGEST = 160  # characters of a reason; timm's own may quote whole tables
+# Families as papers name them, and how timm does.
+NAMED = {
+    'ViT': ['vit_*'],
+    'DeiT': ['deit_*', 'deit3_*'],
+    'CaiT': ['cait_*'],
+    'PiT': ['pit_*'],
+    'XCiT': ['xcit_*'],
+    'Twins': ['twins_*'],
+    'MViTv2': ['mvitv2_*'],
+    'LambdaNetworks': ['lambda_resnet*'],
+    'ResNet': ['resnet[0-9]*'],
+    'ResNet-RS': ['resnetrs*'],
+    'EfficientNet': ['efficientnet_*', 'tf_efficientnet_*'],
+    'EfficientNetV2': ['efficientnetv2_*', 'tf_efficientnetv2_*'],
+    'NFNet': ['dm_nfnet_*', 'nfnet_*'],
+    'BiT': ['resnetv2_*_bit'],
+    'MobileNetV2': ['mobilenetv2_*'],
+}
+_USE = """\
+## In a config
+
+The maps of a hierarchy go into the heads as they are. Take a shipped config of another hierarchy, and give the heads
+the channels from the table below:
+
+```python
+_base_ = './upernet_timm-resnet-50_ade20k.py'
+
+model = dict(
+    backbone=dict(model_name='convnext_tiny', norm_eval=False, drop_path_rate=0.2),  # it has no BatchNorm to keep still
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)
+```
+
+All maps of a column have one stride, and `densevit.ColumnarPyramid` makes the four levels of them:
+
+```python
+_base_ = './upernet_timm-deit-s_ade20k.py'
+
+embed_dims = 192
+model = dict(
+    backbone=dict(model_name='deit_tiny_patch16_224'),
+    neck=dict(in_channels=embed_dims),
+    decode_head=dict(in_channels=[embed_dims] * 4),
+    auxiliary_head=dict(in_channels=embed_dims),
+)
+```
+
+Weights are fetched by `--cfg-options model.backbone.pretrained=True`: those that timm takes for the name, or others by
+their tag, as in `model_name='resnet50.tv_in1k'`. They want images normalized as they were trained, which is what `mean`
+and `std` of `timm.get_pretrained_cfg(name)` say, between 0 and 1; `data_preprocessor` has them between 0 and 255. Where
+there is no network, `--load-from FILE` takes timm's own files.
+
+In Python:
+
+```python
+backbone = densevit.TimmBackbone('pit_s_224')
+print(backbone.out_channels, backbone.out_strides)  # (144, 288, 576) (8, 16, 32)
+maps = backbone(torch.rand(1, 3, 67, 53))
+```
+
+## In a classifier
+
+`densevit.ImageClassifier` puts the learned aggregation of PatchConvNet on top, in the place of average pooling:
+
+```python
+backbone = dict(type='densevit.TimmBackbone', model_name='resnet50')
+classifier = densevit.ImageClassifier(backbone, pool='learned')
+```
+
+Its article ([Touvron et al.](https://arxiv.org/abs/2112.13692)) has this ResNet-50 at 80.1 % on ImageNet-1k, 0.3 above
+average pooling, for 4.6 GMACs in the place of 4.1. Counted here are 4.54 and 4.09 GMACs at 224 x 224, and 67.5 M
+parameters in the place of 25.6 M. We know of no published weights. What one that you have trained looks at is drawn by:
+
+```bash
+python tools/explain.py densevit.TimmBackbone:resnet50 model.pth cat.jpg --out pictures
+```"""
 
 
 @dataclass(frozen=True)
@@ -92,11 +172,15 @@ def render(rows: Sequence[Row]) -> str:
         f'timm {timm.__version__} has {models} models in {len(rows)} families: those of one file whose names begin '
         f'alike. Of each the smallest was looked at, without weights: {len(good)} can be a `densevit.TimmBackbone`, '
         f'{len(rows) - len(good)} cannot. Other members of a family can differ, and building one tells.',
+        _USE,
+        '## By name',
+        'Families as articles name them. A model of one that has no config of its own goes into one as above.',
+        _table(['family', 'in timm', 'shipped configs'], [_named(name) for name in NAMED]),
+        '## Supported',
         'Channels and strides are those of the maps that are returned unless `out_indices` asks for others. Images are '
         'padded to multiples of *padded to*, and the maps cut to ceil(H / stride) x ceil(W / stride) again; models '
         'with 1 there take every size by themselves. Between a column, whose maps have one stride, and a head goes '
         '`densevit.ColumnarPyramid`.',
-        '## Supported',
         _table(
             ['file', 'model', 'of', 'parameters', 'channels', 'strides', 'padded to'], [_supported(r) for r in good]
         ),
@@ -104,6 +188,17 @@ def render(rows: Sequence[Row]) -> str:
         _table(['file', 'model', 'of', 'why'], [_refused(r) for r in rows if not r.geometry]),
     ]
     return '\n\n'.join(parts) + '\n'
+
+
+def _named(name: str) -> list[str]:
+    """The row of a family as papers name it, with the configs that have one of its models."""
+    found = []
+    path = 'timm/metafile.yml'
+    for model in Family(path, (configs_dir() / path).read_text()).models:
+        backbone = model['Metadata']['Architecture'][0].removeprefix('TimmBackbone ').partition('.')[0]
+        if any(fnmatch(backbone, pattern) for pattern in NAMED[name]):
+            found.append(f'[{model["Name"]}](../{model["Config"]})')
+    return [name, ', '.join(f'`{pattern}`' for pattern in NAMED[name]), '<br>'.join(found)]
 
 
 def _supported(row: Row) -> list[str]:

@@ -37,8 +37,10 @@ def test_by_hand():
 
 def test_the_model_is_left_as_it_was():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8).eval(), nn.Dropout())
+    model[0].bias.requires_grad_(False)
     before = [module.training for module in model.modules()]
     complexity(model, (6, 10))
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True]
     assert [module.training for module in model.modules()] == before
     assert model[1].running_mean.eq(0).all()
 

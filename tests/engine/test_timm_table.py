@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
+from mmengine.registry import MODELS, DefaultScope
 
-from densevit.engine.timm_table import families, look_at, render, smallest, sweep
+from densevit.engine.config import configs_dir, load_config
+from densevit.engine.timm_table import NAMED, families, look_at, render, smallest, sweep
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'timm.md'
 # supported, and refused by a rule and by what was found
@@ -63,3 +66,25 @@ def test_processes_find_the_same():
     (row,) = sweep(1, {('resnet', 'resnet'): ['resnet18']})
     assert row == look_at(['resnet18'])
     assert '| `resnet` | `resnet18` | 1 | 11.2 M | 64, 128, 256, 512 | 4, 8, 16, 32 | 1 |' in render([row])
+
+
+def test_every_config_is_of_a_named_family():
+    """And is listed with one family, and every named family has models."""
+    found = re.findall(r'\]\(\.\./configs/([\w-]+)\.py\)', render([]))
+    assert sorted(found) == sorted(path.stem for path in configs_dir().glob('*_timm-*.py'))
+    for patterns in NAMED.values():
+        assert all(timm.list_models(pattern) for pattern in patterns)
+
+
+def test_the_examples_work(tmp_path):
+    pytest.importorskip('mmseg')
+    configs = re.findall(r'```python\n(_base_ = .*?)```', PAGE.read_text(), flags=re.DOTALL)
+    assert len(configs) == 2
+    for text in configs:
+        file = tmp_path / 'mine.py'
+        file.write_text(text.replace("'./", f"'{configs_dir()}/"))
+        cfg = load_config(file)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+            model = MODELS.build(cfg.model).eval()
+            maps = model.extract_feat(torch.zeros(1, 3, 64, 96))
+            assert model.decode_head(maps).shape == (1, 150, 16, 24)
