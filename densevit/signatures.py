@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -20,16 +20,23 @@ def parameters(factory: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
     """
     owners = inspect.getmro(factory) if inspect.isclass(factory) else (factory,)
     functions = [owner.__dict__.get('__init__') if inspect.isclass(owner) else owner for owner in owners]
+    read = _arguments if inspect.isclass(factory) else _arguments.__wrapped__  # an object may have no hash
     found: dict[str, inspect.Parameter] = {}
     for count, function in enumerate(filter(None, functions)):
         try:
-            signature = inspect.signature(function).parameters
+            signature = read(function)
         except ValueError:  # written in C
             return found, False
         found = {**signature, **found}
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in signature.values()):
             return found, count == 0
     return found, False
+
+
+@cache
+def _arguments(function: Callable) -> Mapping[str, inspect.Parameter]:
+    """Read once: a config asks for the same classes again and again."""
+    return inspect.signature(function).parameters
 
 
 _NAMES = {int: 'a whole number', float: 'a number', bool: 'True or False'}

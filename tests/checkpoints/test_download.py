@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
+import multiprocessing
 import random
 import re
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,7 +18,6 @@ from densevit import fetch as module
 from densevit.checkpoints import CheckpointError, load_weights, read_state_dict
 from densevit.checkpoints.download import cache_folder, local_file
 from tests.checkpoints.server import running
-from tests.fresh import ROOT
 
 CONTENT = random.Random(0).randbytes(300_000)
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -264,23 +261,28 @@ def test_only_the_first_process_shows_a_bar(server, monkeypatch, capsys, rank, s
     assert shown or said.err == ''
 
 
+def _fetch(url: str, found) -> None:
+    found.put(local_file(url))
+
+
 def test_of_two_processes_one_fetches(server, cache):
     """The second waits at the lock, shows how far the first is, and finds the file there."""
     gate = threading.Event()
     url, file = server.serve('model.pth', CONTENT, gate=gate)
-    code = f'from densevit.checkpoints.download import local_file; print(local_file({url!r}))'
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    started = [
-        subprocess.Popen([sys.executable, '-c', code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    context = multiprocessing.get_context('fork')
+    found = context.SimpleQueue()
+    started = [context.Process(target=_fetch, args=(url, found)) for _ in range(2)]
+    for process in started:
+        process.start()
     while not file.requests:
-        assert all(process.poll() is None for process in started)
+        assert all(process.is_alive() for process in started)
         time.sleep(0.05)
     time.sleep(1)  # for the other to come to the lock
     gate.set()
-    found = [process.communicate(timeout=120)[0].strip() for process in started]
-    assert found == [str(cache / f'{HASH}.pth')] * 2
+    for process in started:
+        process.join(120)
+        assert process.exitcode == 0
+    assert [found.get() for _ in started] == [cache / f'{HASH}.pth'] * 2
     assert len(file.requests) == 1
 
 

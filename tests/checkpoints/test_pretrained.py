@@ -20,7 +20,7 @@ from densevit.engine.config import check_config
 from densevit.engine.runner import build_runner
 from densevit.errors import UserError
 from tests.backbones.contract import fill
-from tests.fresh import run_fresh
+from tests.fresh import run_forked
 from tests.scope import scope_restored
 
 ARCH = dict(embed_dims=8, depth=2, stem_depth=2)
@@ -353,7 +353,7 @@ def test_in_a_program_that_knows_nothing_of_densevit(tmp_path, how):
     path = tmp_path / 'w.pth'
     tensors = source_of(lambda: _segmentor(backbone=dict(backbone)), path)
     before = 'import densevit.checkpoints' if how == 'import' else ''
-    printed = run_fresh(OUTSIDE.format(before=before, backbone=backbone, path=str(path))).splitlines()[-1]
+    printed = run_forked(OUTSIDE.format(before=before, backbone=backbone, path=str(path))).splitlines()[-1]
     if how == 'neither':
         assert printed.startswith('UserError') and 'import densevit.checkpoints' in printed
     else:

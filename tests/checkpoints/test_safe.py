@@ -19,7 +19,7 @@ from torch import nn
 from densevit.checkpoints import CheckpointError, load_weights, read_checkpoint, read_state_dict
 from densevit.checkpoints.safe import guard
 from tests.checkpoints.hostile import Bomb, hostile
-from tests.fresh import run_fresh
+from tests.fresh import run_forked
 
 ORIGINAL = torch.load
 
@@ -181,7 +181,7 @@ def test_guard_is_put_back(file, mark):
 
 
 def test_imports_leave_torch_and_mmengine_alone():
-    printed = run_fresh(
+    printed = run_forked(
         """
         import torch, mmengine.runner.checkpoint as theirs
         before = torch.load, vars(theirs).copy()

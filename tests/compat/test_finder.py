@@ -66,10 +66,10 @@ def test_mm_packages_asking_for_operators_are_told_yes():
 
 
 @pytest.mark.parametrize('first', ['densevit', 'mmcv'])
-def test_compiled_extension_wins(fresh_python, tmp_path: Path, first: str):
+def test_compiled_extension_wins(new_process, tmp_path: Path, first: str):
     pytest.importorskip('mmcv')
     (tmp_path / '_ext.py').write_text('compiled = True\n')
-    assert fresh_python(f"""
+    assert new_process(f"""
         import {first}
         import mmcv
         mmcv.__path__.insert(0, {str(tmp_path)!r})

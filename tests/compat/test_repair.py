@@ -74,9 +74,9 @@ for suppress in (batched_nms, rpn_head.batched_nms):
 
 
 @pytest.fixture(scope='module')
-def in_order(fresh_python) -> dict:
+def in_order(new_process) -> dict:
     """The state when densevit comes first."""
-    return json.loads(fresh_python(f'import densevit, {EVERYTHING}' + USE + STATE))
+    return json.loads(new_process(f'import densevit, {EVERYTHING}' + USE + STATE))
 
 
 @pytest.mark.slow
@@ -88,9 +88,9 @@ def in_order(fresh_python) -> dict:
         pytest.param('import mmseg.models', id='mmseg-models'),
     ],
 )
-def test_late_densevit_repairs(fresh_python, in_order, first):
+def test_late_densevit_repairs(new_process, in_order, first):
     code = first + WARNINGS_ARE_ERRORS + f'import densevit, {EVERYTHING}' + USE + STATE
-    repaired = json.loads(fresh_python(code))
+    repaired = json.loads(new_process(code))
     assert len(in_order['registered']) > 250
     assert repaired['registered'] == in_order['registered']
     # Bound by the `except` branch of that module and by nothing else.
@@ -103,9 +103,9 @@ def test_late_densevit_repairs(fresh_python, in_order, first):
     assert different == set()
 
 
-def test_mmcv_itself_is_repaired(fresh_python):
+def test_mmcv_itself_is_repaired(new_process):
     """mmdet's deformable detectors import the attention from here."""
-    assert fresh_python("""
+    assert new_process("""
         import mmcv.cnn.bricks.transformer as transformer
         assert not hasattr(transformer, 'MultiScaleDeformableAttention')
         import densevit
@@ -113,10 +113,10 @@ def test_mmcv_itself_is_repaired(fresh_python):
     """) == 'mmcv.ops.multi_scale_deform_attn'  # fmt: skip
 
 
-def test_what_cannot_be_repaired_is_said_in_one_sentence(fresh_python, tmp_path):
+def test_what_cannot_be_repaired_is_said_in_one_sentence(new_process, tmp_path):
     """A compiled extension that does not load into this torch is not ours to replace."""
     (tmp_path / '_ext.py').write_text("raise ImportError('undefined symbol: _ZN5torch')\n")
-    assert fresh_python(f"""
+    assert new_process(f"""
         import mmcv, warnings
         mmcv.__path__.insert(0, {str(tmp_path)!r})
         import mmdet.structures

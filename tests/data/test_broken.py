@@ -124,7 +124,8 @@ def test_a_worker_that_ends_is_named_with_its_sample(tmp_path):
     assert 'worker 1 (pid ' in message and 'ended' in message and f"while loading '{tmp_path}/exit.png'" in message
 
 
-def test_a_worker_that_hangs_is_named_with_its_sample(tmp_path):
+def test_a_worker_that_hangs_is_named_with_its_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr('torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL', 0.1)  # how long its end is waited for
     message = lost(tmp_path, ['sleep'], num_workers=1, timeout=0.2)
     assert message.startswith('no data came for 0.2 s: worker ')
     assert f"s while loading '{tmp_path}/sleep.png', in faulty; look at" in message and 'timeout' in message

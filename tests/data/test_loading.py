@@ -10,7 +10,7 @@ from PIL import Image
 
 from densevit.data.loading import name_unreadable_files, why_unreadable
 from densevit.errors import UserError
-from tests.fresh import run_fresh
+from tests.fresh import run_forked
 
 pytest.importorskip('mmseg')
 
@@ -82,4 +82,4 @@ def test_format_that_only_opencv_reads(tmp_path):
 
 def test_data_comes_without_the_engine():
     code = "import sys, densevit.check.data; print([name for name in sys.modules if 'densevit.engine' in name])"
-    assert run_fresh(code).strip() == '[]'
+    assert run_forked(code).strip() == '[]'

@@ -6,8 +6,6 @@ import hashlib
 import inspect
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,6 +17,7 @@ from pycocotools.coco import COCO
 from densevit.data import scenes
 from densevit.data.scenes import CLASSES, PALETTE, STUFF, THINGS, generate, render_scene, scene_rng
 from densevit.errors import UserError
+from tests.tools.conftest import call
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (128, 160)
@@ -210,21 +209,19 @@ def test_defaults_are_the_data_set_of_the_demo() -> None:
     assert (args.train, args.val, args.size, args.seed) == tuple(demo.values())
 
 
-def test_tool(tmp_path: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / 'tools/make_scenes.py'), *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-
-    done = run('set', '--train', '2', '--val', '1', '--seed', '3', '--size', '96x128')
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / 'set')
+def test_tool(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call('make_scenes', 'set', '--train', '2', '--val', '1', '--seed', '3', '--size', '96x128') == 0
+    assert capfd.readouterr().out.splitlines()[-1] == str(tmp_path / 'set')
     assert len(list((tmp_path / 'set/coco/train2017').iterdir())) == 2
-    failed = run('set', '--seed', '4')
-    assert failed.returncode == 2
-    assert failed.stderr.startswith('error: ') and 'choose another folder' in failed.stderr
-    assert 'Traceback' not in failed.stderr
-    assert 'Traceback' in run('set', '--seed', '4', '--debug').stderr
-    assert "'96' is not of the form HEIGHTxWIDTH" in run('other', '--size', '96').stderr
+    assert call('make_scenes', 'set', '--seed', '4') == 2
+    said = capfd.readouterr().err
+    assert said.startswith('error: ') and 'choose another folder' in said and 'Traceback' not in said
+    assert call('make_scenes', 'set', '--seed', '4', '--debug') == 2
+    assert 'Traceback' in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        call('make_scenes', 'other', '--size', '96')
+    assert "'96' is not of the form HEIGHTxWIDTH" in capfd.readouterr().err
 
 
 def test_colour_and_position_of_a_pixel_are_not_enough(many: list[scenes.Scene]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.distributed import TCPStore
+from yapf.yapflib import yapf_api
 
 import densevit  # noqa: F401  (before mmdet)
 from densevit.engine import runner, test, train  # noqa: F401  (imported once, for all)
@@ -90,6 +92,8 @@ def _run_tool(environment: dict[str, str], folder: str, tool: str, argv: list[st
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     faulthandler.dump_traceback_later(_TIMEOUT - 10)  # where it hangs
+    gc.freeze()  # this and the next as in tests/conftest.py
+    yapf_api.FormatCode = lambda text, **options: (text, True)
     torch.set_num_threads(1)
     status = call(tool, *argv)
     print('CPU seconds:', sum(os.times()[:2]), flush=True)

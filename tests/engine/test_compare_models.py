@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from densevit.benchmark.run import Options  # noqa: E402
 from densevit.engine import compare_models as module  # noqa: E402
 from densevit.engine.compare_models import chosen, measure  # noqa: E402
 from densevit.errors import UserError  # noqa: E402
+from tests.tools.conftest import call  # noqa: E402
 
 SIZES = {'a': (64, 96), 'b': (32, 32), 'c': (32, 32)}
 OPTIONS = Options(rounds=1, fold=True)
@@ -77,28 +77,27 @@ def test_machines_are_not_mixed(inspected, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_tool(tmp_path):
+def test_the_tool(tmp_path, capfd, monkeypatch):
     """With a real measurement of the smallest model; then again, when it is there; and what it has against a file."""
+    # in a child, which tests/benchmark/test_child.py starts
+    monkeypatch.setattr('densevit.benchmark.run.in_child', lambda arguments: {'peak_bytes': 7})
     root = Path(__file__).resolve().parents[2]
+    monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(root / 'tools/compare_models.py'), *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        return call('compare_models', *arguments), *capfd.readouterr()
 
     arguments = ['--out', 'page.html', '--json', 'kept.json', '--rounds', '1', '--threads', '1']
-    done = run(*arguments, '--measure', 'upernet_patchconvnet-tiny_camvid')
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / 'page.html') and (tmp_path / 'page.html').is_file()
+    status, out, err = run(*arguments, '--measure', 'upernet_patchconvnet-tiny_camvid')
+    assert status == 0, err
+    assert out.splitlines()[-1] == str(tmp_path / 'page.html') and (tmp_path / 'page.html').is_file()
     (result,) = json.loads((tmp_path / 'kept.json').read_text())['results']
-    assert result['size'] == [256, 256] and result['images_per_s'] > 0 and result['peak_bytes'] > 0
-    done = run(*arguments, '--measure', 'upernet_patchconvnet-tiny_camvid')
-    assert done.returncode == 0 and 'patchconvnet' not in done.stderr
-    done = run(str(root / 'docs/performance/table.json'), '--out', 'page.html')
-    assert done.returncode == 2 and "has results of kind 'table'" in done.stderr
-    done = run('--batch', '0')
-    assert done.returncode == 2 and "'0' is no whole number" in done.stderr
+    assert result['size'] == [256, 256] and result['images_per_s'] > 0 and result['peak_bytes'] == 7
+    status, _, err = run(*arguments, '--measure', 'upernet_patchconvnet-tiny_camvid')
+    assert status == 0 and 'patchconvnet' not in err
+    status, _, err = run(str(root / 'docs/performance/table.json'), '--out', 'page.html')
+    assert status == 2 and "has results of kind 'table'" in err
+    with pytest.raises(SystemExit) as end:
+        run('--batch', '0')
+    assert end.value.code == 2 and "'0' is no whole number" in capfd.readouterr().err

@@ -7,13 +7,15 @@ import pickle
 
 import pytest
 from mmengine.config import Config
+from yapf.yapflib.yapf_api import FormatCode
 
 from densevit.engine.config_text import ConfigOfRun
 
 
 @pytest.fixture
 def laid_out(monkeypatch) -> list[Config]:
-    """The configs whose text mmengine has laid out."""
+    """The configs whose text mmengine has laid out, by yapf, which the tests do without elsewhere."""
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', FormatCode)
     asked, original = [], Config.pretty_text.fget
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: asked.append(self) or original(self)))
     return asked

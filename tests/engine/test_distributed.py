@@ -96,6 +96,12 @@ def in_two(scenes, folder) -> dict[str, dict]:
     return {config: trained(2, config, scenes, folder / f'two_{config}') for config in KINDS}
 
 
+@pytest.fixture(scope='module')
+def sharded(scenes, folder) -> dict:
+    """After the same, with a part of the segmentor in each process."""
+    return trained(2, SEGMENT, scenes, folder / 'sharded', '--fsdp')
+
+
 @pytest.mark.parametrize('config', list(KINDS))
 def test_two_processes_are_one_that_accumulates(in_two, scenes, folder, config):
     """The same samples, drop paths and sampled boxes; each shard's loss has its own normalisation in both."""
@@ -105,12 +111,10 @@ def test_two_processes_are_one_that_accumulates(in_two, scenes, folder, config):
         assert difference(in_two[config], read_checkpoint(folder / f'two_{config}' / 'iter_1.pth')) > 1e-4
 
 
-def test_a_sharded_run_is_the_same_and_goes_on(in_two, scenes, folder):
+def test_a_sharded_run_is_the_same_and_goes_on(in_two, sharded, scenes, folder):
     """Its checkpoints are those of a run of whole models; what it goes on to is what it would have become."""
-    config, here = SEGMENT, folder / 'sharded'
-    sharded = trained(2, config, scenes, here, '--fsdp')
-    assert difference(in_two[config], sharded) <= 1e-5
-    theirs, ours = in_two[config]['optimizer'], sharded['optimizer']
+    assert difference(in_two[SEGMENT], sharded) <= 1e-5
+    theirs, ours = in_two[SEGMENT]['optimizer'], sharded['optimizer']
     assert [group['params'] for group in ours['param_groups']] == [group['params'] for group in theirs['param_groups']]
     decays = {group['weight_decay'] for group in ours['param_groups']}
     assert decays == {0.05, 0.0}
@@ -118,17 +122,17 @@ def test_a_sharded_run_is_the_same_and_goes_on(in_two, scenes, folder):
         for name, value in state.items():
             assert type(ours['state'][number][name]) is torch.Tensor
             torch.testing.assert_close(ours['state'][number][name], value, rtol=1e-4, atol=1e-6)
-    resumed = trained(2, config, scenes, folder / 'again', '--resume', here / 'iter_2.pth', '--fsdp')
+    checkpoint = folder / 'sharded' / 'iter_2.pth'
+    resumed = trained(2, SEGMENT, scenes, folder / 'again', '--resume', checkpoint, '--fsdp')
     assert resumed['meta']['iter'] == 3
     assert difference(resumed, sharded) == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('before', 'more'), [('two', ['--fsdp']), ('sharded', [])])
+@pytest.mark.usefixtures('sharded')
+@pytest.mark.parametrize(('before', 'more'), [(f'two_{SEGMENT}', ['--fsdp']), ('sharded', [])], ids=['two', 'sharded'])
 def test_whole_from_sharded_and_the_other_way(in_two, scenes, folder, before, more):
-    if before == 'sharded':
-        trained(2, SEGMENT, scenes, folder / 'slow_sharded', '--fsdp')
-    checkpoint = folder / ('slow_sharded' if before == 'sharded' else f'two_{SEGMENT}') / 'iter_2.pth'
+    checkpoint = folder / before / 'iter_2.pth'
     resumed = trained(2, SEGMENT, scenes, folder / f'from_{before}', '--resume', checkpoint, *more)
     assert difference(resumed, in_two[SEGMENT]) <= 1e-5
 

@@ -35,6 +35,8 @@ from mmseg.registry import MODELS as MMSEG_MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules as register_mmseg
 
+from tests.engine.toy_run import CONTEXT
+
 ORIGINAL, RESIZED = (60, 88), (41, 60)  # height, width
 SCALE = (RESIZED[1] / ORIGINAL[1], RESIZED[0] / ORIGINAL[0])  # width, height, as mm writes it
 META = {'ori_shape': ORIGINAL, 'img_shape': RESIZED, 'scale_factor': SCALE}
@@ -500,8 +502,9 @@ def _worker(rank: int, folder: str, state: dict, items: list[dict], queue) -> No
 def test_two_processes_give_the_loss_of_one(tmp_path):
     model, items = seg_model(), seg_items(4)
     expected = runner_for(model, items, tmp_path / 'one').val()
-    context = torch.multiprocessing.get_context('spawn')
-    queue = context.SimpleQueue()
-    torch.multiprocessing.spawn(_worker, (str(tmp_path), model.state_dict(), items, queue), nprocs=2)
+    queue = CONTEXT.SimpleQueue()
+    torch.multiprocessing.start_processes(
+        _worker, (str(tmp_path), model.state_dict(), items, queue), nprocs=2, start_method=CONTEXT.get_start_method()
+    )
     for _ in range(2):
         assert queue.get() == pytest.approx(expected, rel=1e-5)

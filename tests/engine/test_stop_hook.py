@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from densevit.checkpoints import read_checkpoint
 from densevit.checkpoints.newest import newest_checkpoint
@@ -29,6 +30,15 @@ def _scope():
         yield
 
 
+class BeginHook(Hook):
+    """Says that signals are awaited: it comes after the hook that stops."""
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner):
+        print('--- training')
+
+
 def train(folder, options, resume=None):
     """As ``tools/train.py`` does it; returns the exit status."""
 
@@ -36,6 +46,7 @@ def train(folder, options, resume=None):
         with StopSignals() as asked:
             runner = toy_runner(folder, resume=resume, **options)
             runner.register_hook(StopHook(asked))
+            runner.register_hook(BeginHook())
             print('--- ready')
             runner.train()
 
@@ -141,7 +152,7 @@ def test_all_processes_stop_where_one_was_asked(tmp_path, where):
 def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(signals, '_ECHO', 0.2)
     child = Child(tmp_path, train, tmp_path / 'run', dict(seconds=30.0))
-    child.wait_for('Checkpoints will be saved')
+    child.wait_for('--- training')
     child.send(signal.SIGINT)
     child.wait_for('finishing this iteration')
     time.sleep(0.3 if CONTEXT.get_start_method() == 'fork' else 2.1)

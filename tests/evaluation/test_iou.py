@@ -13,6 +13,7 @@ from PIL import Image
 from densevit.errors import UserError
 from densevit.evaluation.iou import IoUMetric, confusion_matrix, scores
 from densevit.registry import METRICS
+from tests.engine.toy_run import CONTEXT
 
 CLASSES = ('sky', 'road', 'tree', 'car', 'bus', 'never seen')
 
@@ -232,7 +233,8 @@ def _worker(rank: int, store: str, samples: list[dict], queue) -> None:
 def test_two_processes_count_every_image_once(tmp_path):
     samples = random_samples(5)
     expected, _ = evaluated(samples)
-    context = torch.multiprocessing.get_context('spawn')
-    queue = context.SimpleQueue()
-    torch.multiprocessing.spawn(_worker, (str(tmp_path / 'store'), samples, queue), nprocs=2)
+    queue = CONTEXT.SimpleQueue()
+    torch.multiprocessing.start_processes(
+        _worker, (str(tmp_path / 'store'), samples, queue), nprocs=2, start_method=CONTEXT.get_start_method()
+    )
     assert dict(queue.get() for _ in range(2)) == {0: expected, 1: expected}

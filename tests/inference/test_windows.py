@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ import torch
 
 from densevit.inference.windows import labels_by_windows
 from densevit.layers.label_map import ResizedMap, StoredMap, window_starts
+from tests.fresh import run_forked
 
 
 @pytest.mark.parametrize('size', [1, 5, 17, 40, 41, 100])
@@ -80,8 +78,7 @@ def peak(height: int) -> dict:
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(dict(extra=after - before, labels=labels.nbytes, shape=labels.shape)))
     """
-    done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    return json.loads(run_forked(code))
 
 
 def test_memory_does_not_grow_with_the_height():

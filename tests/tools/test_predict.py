@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import cv2
@@ -15,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.engine.toy_run import Child
 from tests.inference.tiny import DETECT, SEGMENT, checkpoint, config
 
-from .conftest import ROOT, load_tool
+from .conftest import call, load_tool
 
 SMALL = ['--cfg-options', 'model.backbone.arch.depth=1']
 OPTIONS = {SEGMENT: [*SMALL, 'model.decode_head.channels=16'], DETECT: SMALL}
@@ -169,19 +168,17 @@ def test_ctrl_c_leaves_whole_files(weights, photos, tmp_path):
         (photos / f'{index:03}.png').write_bytes((photos / 'a.png').read_bytes())
     many.write_text('\n'.join(f'photos/{index:03}.png' for index in range(400)))
     out = tmp_path / 'out'
-    command = [sys.executable, str(ROOT / 'tools/predict.py'), DETECT, weights[DETECT], str(many), '--out', str(out)]
-    child = subprocess.Popen(
-        [*command, '--score', '0.1', '--device', 'cpu', *OPTIONS[DETECT]], stderr=subprocess.PIPE, text=True
-    )
+    arguments = ('--out', out, '--score', '0.1', '--device', 'cpu', *OPTIONS[DETECT])
+    child = Child(tmp_path, call, 'predict', DETECT, weights[DETECT], many, *arguments)
     try:
         deadline = time.monotonic() + 600
-        while not (out / 'overlays').is_dir() and child.poll() is None and time.monotonic() < deadline:
+        while not (out / 'overlays').is_dir() and child.process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.05)
-        child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=600)
+        child.send(signal.SIGINT)
+        status, said = child.end(), child.text()
     finally:
         child.kill()
-    assert child.returncode == 130, said
+    assert status == 130, said
     assert 'of 400 inputs are complete' in said and 'stopped.' in said and 'Traceback' not in said
     content = json.loads((out / 'predictions.json').read_text())
     assert 0 < len(content['images']) < 400
