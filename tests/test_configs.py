@@ -22,7 +22,7 @@ from mmengine.structures import InstanceData, PixelData
 
 import densevit
 from densevit.checkpoints import load_weights
-from densevit.engine.config import load_config
+from densevit.config.reading import load_config
 from densevit.registry import PARTS
 from tests.backbones.contract import assert_trains, fill, images
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from densevit.engine.config import configs_dir
+from densevit.config.reading import configs_dir
 from tests.scope import scope_restored
 
 

@@ -109,7 +109,7 @@ def test_metadata(installed):
 
 def test_an_installed_package_finds_its_configs(installed, tmp_path):
     code = (
-        'from densevit.engine.config import configs_dir, load_config; '
+        'from densevit.config.reading import configs_dir, load_config; '
         'files = sorted(configs_dir().glob("*.py")); '
         '[load_config(file.name) for file in files[::10]]; print(configs_dir(), len(files))'
     )

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from densevit.engine.config import configs_dir
+    from densevit.config.reading import configs_dir
     from densevit.engine.model_index import mistakes, outdated, write
     from densevit.errors import UserError
 

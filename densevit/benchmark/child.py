@@ -60,7 +60,7 @@ def _measure(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    from ..engine.noise import ignore_warnings
+    from ..noise import ignore_warnings
 
     ignore_warnings()
     print(f'\n{_MARK}{json.dumps(_measure(json.loads(sys.argv[1])))}', flush=True)

@@ -116,7 +116,7 @@ def parse_spec(text: str) -> Spec:
     match = _SPEC.fullmatch(text)
     if match and match[1] in backbone_names():
         return Spec(text, {'type': f'densevit.{match[1]}', **_options(match[1], match[2] or '')})
-    from ..engine.config import load_config
+    from ..config.reading import load_config
 
     try:
         cfg = load_config(text)

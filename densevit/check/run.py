@@ -35,8 +35,8 @@ def check_run(
     """Look at a config, its model, its weights, its recipe, its data and what it will need; raise nothing.
 
     Args:
-        cfg: of :func:`densevit.engine.config.read_config`, with the options of the run in it.
-        mistakes: what :func:`densevit.engine.config.find_mistakes` has found in it. Where the model's part has errors
+        cfg: of :func:`densevit.config.reading.read_config`, with the options of the run in it.
+        mistakes: what :func:`densevit.config.mistakes.find_mistakes` has found in it. Where the model's part has errors
             it is not built.
         checkpoint: one more file to be held against the model.
         quick: what a training does before it starts, within seconds: no pass through the model, a sample of the data,

@@ -72,7 +72,7 @@ class FedSamples:
     """The dataset and the data preprocessor of a config; the model itself is not built.
 
     Args:
-        cfg: a config that :func:`densevit.engine.config.load_config` accepted.
+        cfg: a config that :func:`densevit.config.reading.load_config` accepted.
         split: ``'train'``, ``'val'`` or ``'test'``: which dataloader's dataset, and how the preprocessor pads.
 
     Attributes:

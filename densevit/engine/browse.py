@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from ..config.reading import load_config
 from ..data.samples import FedSamples
 from ..pages.browse import write_browse
 from .conditions import step_text
-from .config import load_config
 
 __all__ = ['browse']
 

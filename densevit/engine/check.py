@@ -14,11 +14,12 @@ from ..check.finding import Finding, raise_errors
 from ..check.recipe import numbers
 from ..check.report import CheckReport
 from ..check.run import check_run
+from ..config.mistakes import find_mistakes
+from ..config.reading import find_config, read_config
 from ..data.broken import BrokenSamples
 from ..errors import UserError
 from ..evaluation.tables import write_json
 from ..launched import is_main_process
-from .config import find_config, find_mistakes, read_config
 from .options import RunOptions, apply_options
 
 __all__ = ['check', 'check_before_start']
@@ -82,7 +83,7 @@ def check_before_start(cfg: Config, options: RunOptions, splits: Sequence[str]) 
     """Bring the options of a run into its config and check it quickly; return it and what was found, without errors.
 
     Args:
-        cfg: of :func:`densevit.engine.config.read_config`; changed in place.
+        cfg: of :func:`densevit.config.reading.read_config`; changed in place.
         options: of the command line.
         splits: whose data sets are looked at.
 

@@ -14,7 +14,7 @@ from mmengine.config import DictAction
 
 from ..analysis.environment import require_one_mm_line
 from ..errors import UserError
-from .noise import ignore_warnings, quiet_prints
+from ..noise import ignore_warnings, quiet_prints
 from .signals import Stopped
 
 __all__ = ['add_cfg_options', 'add_common_options', 'add_safe_config', 'parse_positive', 'run_tool']
@@ -162,7 +162,7 @@ def _guarded(args: argparse.Namespace) -> Iterator[None]:
 
             guards.enter_context(safe.guard(args.trust_checkpoint))
         if getattr(args, 'safe_config', False):
-            from . import safe_parts
+            from ..config import safe_parts
 
             guards.enter_context(safe_parts.guard())
         yield

@@ -18,9 +18,9 @@ from ..benchmark.models import threads
 from ..benchmark.report import machine_line, read_results
 from ..benchmark.report import write_json as write_results
 from ..benchmark.run import Options, inspect
+from ..config.reading import configs_dir
 from ..errors import UserError, did_you_mean
 from ..pages.comparison import write_comparison
-from .config import configs_dir
 from .model_index import read_families
 from .model_table import axes_of, models_of, results_of
 

@@ -28,8 +28,8 @@ from ..checkpoints.names import CLASS_ATTENTION
 from ..checkpoints.origins import to_ours
 from ..checkpoints.read import unwrap
 from ..classifiers.image_classifier import ImageClassifier
+from ..config.reading import load_config
 from ..errors import UserError, did_you_mean
-from .config import load_config
 
 __all__ = ['Subject', 'View', 'load_subject']
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..analysis.pictures import class_colors
+from ..config.reading import configs_dir, find_config, read_config
 from ..data.own.classes import Class, read_classes
 from ..data.own.coco import CocoSet, name_of, read_coco, split_coco
 from ..data.own.config_file import OwnData, config_text
@@ -25,7 +26,6 @@ from ..data.own.masks import VOID, Seen, label_map, look_at
 from ..data.own.pairs import Pair, Pairs, find_pairs, split_names
 from ..data.own.target import Target
 from ..errors import UserError, did_you_mean
-from .config import configs_dir, find_config, read_config
 
 __all__ = ['import_data']
 

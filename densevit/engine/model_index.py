@@ -29,8 +29,8 @@ import yaml
 from mmengine.registry import MODELS, DefaultScope
 
 from ..analysis.complexity import complexity
+from ..config.reading import load_config
 from ..errors import UserError
-from .config import load_config
 
 __all__ = ['Family', 'count', 'mistakes', 'outdated', 'read_families', 'tables', 'write']
 

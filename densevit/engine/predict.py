@@ -13,12 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ..config.reading import load_config
 from ..errors import UserError
 from ..inference.images import read_image
 from ..inference.predictor import Predictor
 from ..inference.sources import Frames, Source, find_sources
 from ..inference.writers import Writer
-from .config import load_config
 
 __all__ = ['predict']
 

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.reading import configs_dir
 from ..errors import UserError
-from .config import configs_dir
 
 __all__ = ['Result', 'Task', 'best_checkpoint', 'reproduce']
 

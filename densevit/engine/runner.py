@@ -27,13 +27,13 @@ from ..check.model import check_channels, telling_what_is_wrong
 from ..checkpoints import CheckpointError, LoadReport, load_weights, read_checkpoint
 from ..data.broken import Ledger, name_lost_workers
 from ..data.loading import name_unreadable_files
+from ..noise import drop_noise
 from .checkpoint_hook import WHOLE_FILES, CheckpointHook
 from .config_text import ConfigOfRun
 from .disk import is_full, quiet_when_full
 from .distributed import start_processes, unwrapped
 from .fsdp import FullyShardedModel, whole_states
 from .guards import BrokenSamplesHook, FiniteLossHook, saving_progress
-from .noise import drop_noise
 from .resume_hook import ResumeHook
 from .signals import shield_worker
 from .train_loops import EpochBasedTrainLoop, exact_loop

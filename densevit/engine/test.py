@@ -9,10 +9,10 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from ..check.data import require_sound_data
+from ..config.reading import load_config
 from ..errors import UserError
 from ..evaluation.tables import merged, write_json
 from ..launched import is_main_process
-from .config import load_config
 from .options import apply_options, existing_file
 from .runner import build_runner
 from .train import options_from

@@ -15,7 +15,7 @@ import torch
 from timm.models import model_entrypoint
 
 from ..backbones.timm_geometry import Geometry, create, geometry_of
-from .config import configs_dir
+from ..config.reading import configs_dir
 from .model_index import Family
 
 __all__ = ['Row', 'families', 'look_at', 'render', 'smallest', 'sweep']

@@ -7,8 +7,8 @@ import dataclasses
 from pathlib import Path
 
 from ..check.batch import batch_line
+from ..config.reading import read_config
 from .check import check_before_start
-from .config import read_config
 from .disk import naming_the_disk
 from .options import RunOptions
 from .runner import build_runner

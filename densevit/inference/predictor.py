@@ -24,7 +24,7 @@ from ..analysis.pictures import class_colors
 from ..check.data.steps import leaf_dataset
 from ..check.model import check_channels, telling_what_is_wrong
 from ..checkpoints import load_weights, read_checkpoint
-from ..engine.config import load_config
+from ..config.reading import load_config
 from ..errors import UserError
 from ..layers.label_map import LogitMap, StoredMap, window_starts
 from .folding import fold as fold_model

@@ -13,7 +13,7 @@ from torch import nn
 
 from densevit import SwinTransformer
 from densevit.analysis.complexity import complexity
-from densevit.engine.config import load_config
+from densevit.config.reading import load_config
 from densevit.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

@@ -16,7 +16,8 @@ pytest.importorskip('mmdet')
 from densevit.check.finding import Finding  # noqa: E402
 from densevit.check.run import check_run  # noqa: E402
 from densevit.check.schedule import warm_up_findings  # noqa: E402
-from densevit.engine.config import configs_dir, find_mistakes, read_config  # noqa: E402
+from densevit.config.mistakes import find_mistakes  # noqa: E402
+from densevit.config.reading import configs_dir, read_config  # noqa: E402
 from tests.scope import scope_restored  # noqa: E402
 
 SEG, DET, BIG = 'upernet_patchconvnet-tiny_camvid', 'mask_rcnn_patchconvnet-tiny_nuclei', 'upernet_swin_ade20k'

@@ -15,7 +15,7 @@ pytest.importorskip('mmdet')
 from densevit.check.estimates import estimate_disk, estimate_memory, training_size  # noqa: E402
 from densevit.check.model import build_on_meta, training_pass  # noqa: E402
 from densevit.check.weights import weight_findings  # noqa: E402
-from densevit.engine.config import read_config  # noqa: E402
+from densevit.config.reading import read_config  # noqa: E402
 from tests.check.test_planted import SEG, assert_found, planted  # noqa: E402
 from tests.scope import scope_restored  # noqa: E402
 

@@ -16,7 +16,7 @@ from torch import nn
 from densevit import PatchConvNet, Pretrained
 from densevit.backbones.base import Backbone
 from densevit.checkpoints import CheckpointError
-from densevit.engine.config import check_config
+from densevit.config.mistakes import check_config
 from densevit.engine.runner import build_runner
 from densevit.errors import UserError
 from tests.backbones.contract import fill
@@ -105,7 +105,7 @@ def _detector(init_cfg=None):
     pytest.importorskip('mmdet')
     from mmdet.registry import MODELS
 
-    from densevit.engine.config import load_config
+    from densevit.config.reading import load_config
 
     init_default_scope('mmdet')
     cfg = load_config('mask_rcnn_patchconvnet-tiny_scenes').model

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from densevit.checkpoints import LoadReport
-from densevit.engine.config import load_config
+from densevit.config.reading import load_config
 from tests.checkpoints.swin_peers import ARCH, BLOCKS, NORMS, TRUNK
 from tests.checkpoints.whole import (
     CONFIGS,

@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from densevit.checkpoints import LoadReport, load_weights
-from densevit.engine.config import load_config
+from densevit.config.reading import load_config
 from tests.backbones.contract import fill
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

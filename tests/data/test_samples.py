@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densevit.config.reading import load_config
 from densevit.data.samples import FedSamples
 from densevit.data.scenes import generate
 from densevit.data.tracing import Placement
-from densevit.engine.config import load_config
 from densevit.errors import UserError
 from tests.scope import scope_restored
 

@@ -19,11 +19,11 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
+from densevit.config.reading import load_config
 from densevit.detection.mask_head import FCNMaskHead
 from densevit.detection.masks import PastedMasks
 from densevit.detection.nms import batched_nms
 from densevit.detection.rpn_head import best_first
-from densevit.engine.config import load_config
 from tests.checkpoints.whole import CONFIGS
 
 CHANNELS, SIZE, CLASSES = (6, 8, 10, 12), (96, 160), 5

@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 
+from densevit.config.reading import find_config, read_config  # noqa: E402
 from densevit.data.scenes import generate  # noqa: E402
 from densevit.engine.check import check, check_before_start  # noqa: E402
-from densevit.engine.config import find_config, read_config  # noqa: E402
 from densevit.engine.options import RunOptions  # noqa: E402
 from densevit.errors import UserError  # noqa: E402
 from tests.scope import scope_restored  # noqa: E402

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
+from densevit.config.reading import load_config
 from densevit.engine.conditions import conditions_of_test, dataset_name
-from densevit.engine.config import load_config
 
 SEGMENT = 'upernet_patchconvnet-tiny_camvid'
 

@@ -278,7 +278,7 @@ def tool(clone, monkeypatch) -> Callable[..., int]:
     spec = importlib.util.spec_from_file_location('tool_model_index', ROOT / 'tools' / 'model_index.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr('densevit.engine.config.configs_dir', lambda: clone / 'configs')
+    monkeypatch.setattr('densevit.config.reading.configs_dir', lambda: clone / 'configs')
     return lambda *argv: module.run_tool(module.parser(), module.main, argv)
 
 

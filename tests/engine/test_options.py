@@ -7,7 +7,8 @@ import torch
 from mmengine.config import Config
 
 from densevit.check.batch import batch_line, check_batch, effective_batch
-from densevit.engine.config import check_config, load_config, read_config
+from densevit.config.mistakes import check_config
+from densevit.config.reading import load_config, read_config
 from densevit.engine.options import RunOptions, apply_options
 from densevit.errors import UserError
 from tests.checkpoints.hostile import hostile

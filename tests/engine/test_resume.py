@@ -21,8 +21,8 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS, MODELS, O
 from torch import nn
 
 from densevit.checkpoints import read_checkpoint
+from densevit.config.reading import load_config
 from densevit.data.scenes import generate
-from densevit.engine.config import load_config
 from densevit.engine.options import RunOptions, apply_options
 from densevit.engine.runner import build_runner
 from tests.data.test_stream import Backwards

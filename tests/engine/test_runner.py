@@ -19,8 +19,8 @@ from densevit.check.model import check_channels
 from densevit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
 from densevit.checkpoints.atomic import digest_file
 from densevit.checkpoints.safe import guard
+from densevit.config.reading import load_config
 from densevit.data.loading import name_unreadable_files
-from densevit.engine.config import load_config
 from densevit.engine.distributed import SameBuffersHook
 from densevit.engine.runner import Runner, build_runner
 from densevit.errors import UserError

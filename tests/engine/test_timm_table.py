@@ -10,7 +10,7 @@ import timm
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from densevit.engine.config import configs_dir, load_config
+from densevit.config.reading import configs_dir, load_config
 from densevit.engine.timm_table import NAMED, families, look_at, render, smallest, sweep
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'timm.md'

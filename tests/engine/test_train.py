@@ -109,7 +109,7 @@ def _scope():
 
 @pytest.mark.parametrize('name', NAMES)
 def test_real_samples(shared_data, tmp_path, name):
-    from densevit.engine.config import configs_dir
+    from densevit.config.reading import configs_dir
 
     every = cases(shared_data)
     assert list(every) == NAMES

@@ -123,7 +123,7 @@ def mask_rcnn():
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
 
-    from densevit.engine.config import load_config
+    from densevit.config.reading import load_config
 
     with scope_restored():
         init_default_scope('mmdet')

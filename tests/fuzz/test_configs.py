@@ -18,10 +18,11 @@ pytest.importorskip('mmdet')
 
 from densevit.check.recipe import numbers  # noqa: E402
 from densevit.check.run import check_run  # noqa: E402
-from densevit.engine.config import configs_dir, find_config, find_mistakes, load_config, read_config  # noqa: E402
+from densevit.config.mistakes import find_mistakes  # noqa: E402
+from densevit.config.reading import configs_dir, find_config, load_config, read_config  # noqa: E402
+from densevit.config.safe_config import read_as_data  # noqa: E402
+from densevit.config.safe_parts import guard  # noqa: E402
 from densevit.engine.options import RunOptions, apply_options  # noqa: E402
-from densevit.engine.safe_config import read_as_data  # noqa: E402
-from densevit.engine.safe_parts import guard  # noqa: E402
 from tests.fuzz.isolated import assert_sentence, begin, fuzz, isolated, peak_memory, refused  # noqa: E402
 from tests.fuzz.mutants import ODD, mutated_bytes, mutated_tree  # noqa: E402
 from tests.scope import scope_restored  # noqa: E402

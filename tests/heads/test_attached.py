@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 
 from densevit.checkpoints import CheckpointError, load_weights
-from densevit.engine.config import load_config
+from densevit.config.reading import load_config
 from densevit.engine.loops import _shared_features
 from tests.test_configs import CONFIGS
 

@@ -12,8 +12,8 @@ from mmengine.hooks import Hook
 from PIL import Image
 
 import densevit
+from densevit.config.reading import load_config
 from densevit.data.scenes import CLASSES, THINGS, generate
-from densevit.engine.config import load_config
 from densevit.engine.options import RunOptions, apply_options
 from densevit.engine.runner import build_runner
 from densevit.errors import UserError

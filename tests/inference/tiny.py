@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from densevit.engine.config import load_config
+from densevit.config.reading import load_config
 
 SEGMENT, DETECT = 'upernet_patchconvnet-tiny_scenes', 'mask_rcnn_patchconvnet-tiny_scenes'
 

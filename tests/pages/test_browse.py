@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 
+from densevit.config.reading import load_config  # noqa: E402
 from densevit.data.samples import FedSamples, Instance, Sample, View  # noqa: E402
 from densevit.data.scenes import generate  # noqa: E402
 from densevit.data.tracing import Placement  # noqa: E402
-from densevit.engine.config import load_config  # noqa: E402
 from densevit.pages.browse import OUTSIDE, ClassStatistics, draw_view, token, write_browse  # noqa: E402
 from tests.browser import has_color  # noqa: E402
 from tests.scope import scope_restored  # noqa: E402

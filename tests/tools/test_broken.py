@@ -89,7 +89,7 @@ def run(tool, root, tmp_path):
     """``run('train', DETECT, 'drop', 'name', *options, flags=())``; the files go to ``tmp_path / 'run'``."""
 
     def train(config, what='', name='', *options, flags=(), check=('--skip-data-check',), work_dir='run'):
-        from densevit.engine.config import configs_dir
+        from densevit.config.reading import configs_dir
 
         path = tmp_path / 'config.py'
         task = (

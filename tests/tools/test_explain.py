@@ -140,7 +140,7 @@ def test_layers_of_a_segmentor(tool, tmp_path, photos):
     arch = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2), mlp_ratios=(2, 2, 2, 2))
     base = parse_spec('semfpn_pvtv2-b0_ade20k.py')  # to know that it is there
     assert base.scope == 'mmseg'
-    from densevit.engine.config import find_config
+    from densevit.config.reading import find_config
 
     config = tmp_path / 'small.py'
     config.write_text(

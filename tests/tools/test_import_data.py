@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densevit.config.reading import load_config
 from densevit.data.scenes import CLASSES, THINGS
-from densevit.engine.config import load_config
 
 from .conftest import call
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from densevit.engine.config import configs_dir
-from densevit.engine.safe_parts import is_guarded
+from densevit.config.reading import configs_dir
+from densevit.config.safe_parts import is_guarded
 
 from .conftest import SEGMENT, metrics, options
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densevit.config.reading import configs_dir, load_config
 from densevit.data.scenes import CLASSES, THINGS
-from densevit.engine.config import configs_dir, load_config
 
 from .conftest import DETECT, SEGMENT, load_tool, metrics, options, validation
 

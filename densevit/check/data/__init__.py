@@ -42,7 +42,7 @@ def check_datasets(
     """Check what the dataloaders of ``cfg`` will read.
 
     Args:
-        cfg: a config that :func:`densevit.engine.config.load_config` accepted.
+        cfg: a config that :func:`densevit.config.reading.load_config` accepted.
         splits: which of the dataloaders. A dataset that two of them share is checked once.
         thorough: whether to read every file.
         workers: processes for that; up to 1: this one alone.

@@ -36,7 +36,7 @@ def test_classes():
 
 
 def test_names_of_the_config():
-    from densevit.engine.config import load_config
+    from densevit.config.reading import load_config
 
     assert list(load_config('upernet_patchconvnet-tiny_camvid').metainfo['classes']) == list(MEMBERS)
 

@@ -97,7 +97,7 @@ def test_the_tables_agree(dataset):
 
 @pytest.mark.parametrize('dataset', DATASETS.values(), ids=DATASETS)
 def test_the_config_reads_what_is_prepared(dataset, monkeypatch):
-    from densevit.engine.config import load_config
+    from densevit.config.reading import load_config
 
     monkeypatch.setenv('DENSEVIT_DATA', '/somewhere')
     cfg = load_config(dataset.config)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from densevit.engine.config import configs_dir, find_config, load_config
+from densevit.config.reading import configs_dir, find_config, load_config
 from densevit.errors import UserError
 
 pytest.importorskip('mmseg')

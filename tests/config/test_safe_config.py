@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.registry import registry as mmengine_registry
 
-from densevit.engine.config import configs_dir, load_config
-from densevit.engine.safe_config import read_as_data
-from densevit.engine.safe_parts import guard
+from densevit.config.reading import configs_dir, load_config
+from densevit.config.safe_config import read_as_data
+from densevit.config.safe_parts import guard
 from densevit.errors import UserError
 
 mmseg = pytest.importorskip('mmseg')

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from densevit.engine.config import load_config
-from densevit.engine.noise import ignore_warnings
+from densevit.config.reading import load_config
+from densevit.noise import ignore_warnings
 
 
 @pytest.mark.parametrize('name', ['upernet_patchconvnet-tiny_camvid', 'mask_rcnn_patchconvnet-tiny_scenes'])

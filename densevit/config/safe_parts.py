@@ -137,7 +137,7 @@ def is_guarded() -> bool:
 def guard() -> Iterator[None]:
     """Within it registries import nothing but the known packages, and ``mmengine.load`` reads no pickles.
 
-    :func:`densevit.engine.config.load_config` then reads configs as data. Processes that are forked inherit it.
+    :func:`densevit.config.reading.load_config` then reads configs as data. Processes that are forked inherit it.
     """
     global _guarded
 
