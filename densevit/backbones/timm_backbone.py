@@ -14,6 +14,7 @@ from ..registry import MODELS
 from .base import Backbone
 from .timm_build import build_timm, recompute
 from .timm_geometry import create, create_meta, geometry_of, pad, taps
+from .timm_layers import restore_activations
 from .timm_tables import interpolate_distances, resized_table
 
 __all__ = ['TimmBackbone']
@@ -188,6 +189,12 @@ class TimmBackbone(Backbone):
         """Those of a model that timm's weights fit: it does not resample all tables that we do."""
         resampled = self.geometry.resampled is not None
         return {key: value for key, value in self.geometry.arguments.items() if not (resampled and key == 'img_size')}
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """Set the mode, see :meth:`Backbone.train`; trainers do so after they have put SyncBN in."""
+        restore_activations(self.timm_model)
+        super().train(mode)
+        return self
 
     def recognise(self, tensors: Mapping[str, Tensor]) -> Recognised | None:
         """timm's own files: its names, of the whole model or of a part."""

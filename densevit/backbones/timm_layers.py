@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from timm.layers.norm_act import SyncBatchNormAct
 from timm.models.efficientvit_msra import CascadedGroupAttention
 from timm.models.mvitv2 import MultiScaleAttention, cal_rel_pos_type, reshape_post_pool, reshape_pre_pool
 from timm.models.swin_transformer import SwinTransformerBlock
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from .timm_tables import interpolate_distances
 
-__all__ = ['mend']
+__all__ = ['mend', 'restore_activations']
 
 
 class _Swin(SwinTransformerBlock):
@@ -108,6 +109,17 @@ def mend(model: nn.Module) -> None:
         module.__class__ = _MENDED.get(type(module), type(module))
     if isinstance(model, SwinTransformerV2):
         _keep_distances(model)
+
+
+def restore_activations(model: nn.Module) -> None:
+    """Let norms that SyncBN has taken the place of apply their activations again.
+
+    timm's ``BatchNormAct2d`` has its activation inside. The conversions of torch and mmengine make a plain SyncBatchNorm
+    of it, with the activation as a child that is never called (``huggingface/pytorch-image-models``, issue 1254).
+    """
+    for module in model.modules():
+        if type(module) is nn.SyncBatchNorm and hasattr(module, 'act'):
+            module.__class__ = SyncBatchNormAct
 
 
 def _keep_distances(model: SwinTransformerV2) -> None:

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from mmengine.model import convert_sync_batchnorm
 from timm.layers import resample_abs_pos_embed
+from torch import nn
 
 import densevit
 from densevit.backbones.timm_build import build_timm
@@ -297,3 +299,14 @@ def test_timms_own_files_load(tmp_path):
 def test_images_of_other_channels():
     with pytest.raises(ValueError, match=r'\(1, 4, 64, 64\).*in_channels=4'):
         densevit.TimmBackbone('resnet18')(images(1, 4, 64, 64))
+
+
+@pytest.mark.parametrize('name', ['test_efficientnet', 'test_resnet'])  # with activations in the norms, and without
+def test_activations_survive_sync_bn(name):
+    model = fill(densevit.TimmBackbone(name)).eval()
+    x = images(2, 3, 67, 53)
+    with torch.no_grad():
+        expected = model(x)
+        converted = convert_sync_batchnorm(model).eval()
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
+        torch.testing.assert_close(converted(x), expected)
