@@ -10,8 +10,9 @@ Cost: 8 GPUs x 2 images of up to 1333 x 800. Attention is over whole images and 
 Command: torchrun --nproc_per_node 8 tools/train.py configs/mask_rcnn_timm-mvitv2-t_coco.py --launcher pytorch --amp
     One GPU: python tools/train.py configs/mask_rcnn_timm-mvitv2-t_coco.py --amp --accumulate 8
 Deviations: in `facebookresearch/detectron2`, commit 4febd2d, `projects/MViTv2/`, attention is in windows but for the
-    last block of three stages, and every map is normed; timm has neither. Its batch is 64 and its learning rate 1.6e-4;
-    the schedule here is that of Swin and XCiT.
+    last block of three stages, where two of these pool keys and values twice as far, and every map is normed; timm has
+    none of this. Its batch is 64, its learning rate 1.6e-4 and its weight decay 0.1; the schedule here is that of Swin
+    and XCiT.
 """
 
 _base_ = [

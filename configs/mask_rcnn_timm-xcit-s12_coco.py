@@ -29,3 +29,5 @@ model = dict(
         dict(type='FPN', in_channels=[embed_dims] * 4, out_channels=256, num_outs=5),
     ],
 )
+# by name, so that BatchNorm decays as in the original
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, custom_keys={'norm': dict(decay_mult=0.0)}))

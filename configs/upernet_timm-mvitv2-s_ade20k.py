@@ -8,7 +8,7 @@ Cost: 8 GPUs x 2 images of 512 x 512.
 Command: torchrun --nproc_per_node 8 tools/train.py configs/upernet_timm-mvitv2-s_ade20k.py --launcher pytorch --amp
     One GPU: python tools/train.py configs/upernet_timm-mvitv2-s_ade20k.py --amp --accumulate 8
 Deviations: nothing was published for UperNet on MViTv2. The recipe is that of Swin and XCiT, with stochastic depth 0.2,
-    our choice. Relative positions do not decay, as in its classification.
+    our choice. Relative positions do not decay, as in its detection.
 """
 
 _base_ = [

@@ -22,4 +22,7 @@ model = dict(
     decode_head=dict(in_channels=[64, 128, 256, 512]),
     auxiliary_head=dict(in_channels=256),
 )
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'pos_block': dict(decay_mult=0.0)}))
+# by name, so that the heads' BatchNorm decays as in the original
+optim_wrapper = dict(
+    paramwise_cfg=dict(_delete_=True, custom_keys={'norm': dict(decay_mult=0.0), 'pos_block': dict(decay_mult=0.0)})
+)

@@ -8,8 +8,9 @@ Parameters: 127.66 M.
 Cost: 8 GPUs x 2 images of 512 x 512.
 Command: torchrun --nproc_per_node 8 tools/train.py configs/upernet_timm-vit-b_ade20k.py --launcher pytorch --amp
     One GPU: python tools/train.py configs/upernet_timm-vit-b_ade20k.py --amp --accumulate 8
-Deviations: the levels are made by XCiT's adapter, and the maps are not normed. The schedule is that of Swin and XCiT;
-    stochastic depth 0.1 is our choice. Images are normalized as these weights were trained, with 0.5.
+Deviations: from mmsegmentation's: the levels are made by XCiT's adapter, of blocks 4, 6, 8 and 12 in the place of 3, 6,
+    9 and 12; the maps are not normed; the auxiliary head is on the third level, not on the last; weights are
+    newer, and images normalized as those were trained, with 0.5.
 """
 
 _base_ = [

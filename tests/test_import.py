@@ -9,20 +9,12 @@ from tests.fresh import run_forked, run_fresh
 
 def test_import_draws_in_nothing_heavy():
     loaded = run_fresh('import densevit, sys; print(*sorted(sys.modules))').split()
-    heavy = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'PIL', 'rich'}
+    heavy = {
+        'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'PIL', 'rich', 'scipy',
+        'matplotlib', 'transformers', 'sklearn', 'plotly', 'jinja2', 'yaml', 'pycocotools',
+    }  # fmt: skip
     assert 'densevit' in loaded
     assert not heavy & set(loaded)
-
-
-def test_import_is_quick():
-    seconds = run_forked("""
-        import importlib, time
-        importlib.import_module('torch')
-        start = time.perf_counter()
-        importlib.import_module('densevit')
-        print(time.perf_counter() - start)
-    """)
-    assert float(seconds) < 0.5
 
 
 @pytest.mark.parametrize('module', [

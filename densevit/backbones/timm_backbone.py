@@ -30,6 +30,10 @@ _TAKEN = {
     'checkpoint_path': "give init_cfg=dict(type='densevit.Pretrained', checkpoint=...)",
     'num_classes': 'a backbone has no classifier, leave it out',
     'features_only': 'maps are what a backbone returns, leave it out',
+    **dict.fromkeys(
+        ('dynamic_img_size', 'dynamic_img_pad', 'strict_img_size', 'always_partition'),
+        'images of any size are taken, leave it out',
+    ),
 }
 
 

@@ -14,7 +14,7 @@ __all__ = ['build_timm', 'recompute']
 
 
 def build_timm(model_name: str, geometry: Geometry, indices: Sequence[int], drop_path_rate: float = 0.0) -> nn.Module:
-    """timm's model up to the last of the maps ``indices``; parameters that no map needs are frozen.
+    """timm's model up to the last of the maps ``indices``, which ascend from 0; parameters that none needs are frozen.
 
     Raises:
         ValueError: the model has no stochastic depth.

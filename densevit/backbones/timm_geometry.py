@@ -286,7 +286,10 @@ def _leaves(m: Tensor) -> list[Tensor]:
 def taps(
     model: nn.Module, x: Tensor, resampled: str | None = None, indices: Sequence[int] | None = None
 ) -> list[Tensor]:
-    """The maps ``indices`` of a model, all where None; its position table is resampled where ``resampled`` says so."""
+    """Padded images (B, C, H, W) to the maps ``indices`` of a model, all where None, (B, C_i, H_i, W_i).
+
+    The model's position table is resampled where ``resampled`` names its layout.
+    """
     asked = {'indices': None if indices is None else list(indices)}
     if not resampled:
         return model(x, **asked)

@@ -114,8 +114,8 @@ def mend(model: nn.Module) -> None:
 def restore_activations(model: nn.Module) -> None:
     """Let norms that SyncBN has taken the place of apply their activations again.
 
-    timm's ``BatchNormAct2d`` has its activation inside. The conversions of torch and mmengine make a plain SyncBatchNorm
-    of it, with the activation as a child that is never called (``huggingface/pytorch-image-models``, issue 1254).
+    timm's ``BatchNormAct2d`` has its activation inside. torch's and mmengine's conversions make a SyncBatchNorm of it
+    that has the activation as a child and never calls it (``huggingface/pytorch-image-models``, issue 1254).
     """
     for module in model.modules():
         if type(module) is nn.SyncBatchNorm and hasattr(module, 'act'):

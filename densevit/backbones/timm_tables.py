@@ -14,7 +14,16 @@ __all__ = ['interpolate_distances', 'resampled_table', 'resized_table']
 
 
 def resampled_table(model: nn.Module, size: Sequence[int], layout: str) -> Tensor:
-    """The position table for an image of ``size``, by bicubic interpolation as timm does it for ViT."""
+    """The position table for an image of another size, by bicubic interpolation as timm does it for ViT.
+
+    Args:
+        model: of timm, with a table ``pos_embed`` for one size.
+        size: height and width of the padded image, in pixels.
+        layout: of the table: ``'NLC'``, tokens row by row, or ``'NCHW'``.
+
+    Returns:
+        (1, H * W, C) or (1, C, H, W): the table itself where it has that size.
+    """
     table: Tensor = model.pos_embed
     if layout == 'NCHW':  # PiT
         patch, stride = model.patch_embed.conv.kernel_size[0], model.patch_embed.conv.stride[0]

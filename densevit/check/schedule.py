@@ -121,7 +121,7 @@ def warm_up_findings(cfg: Config, images: int) -> Iterator[Finding]:
     batch *= num_processes(cfg)
     per_epoch = images // batch if loader.get('drop_last') else -(-images // batch)
     length = epochs * per_epoch
-    for place, each in _schedulers(cfg):
+    for place, each in _schedulers(cfg) if length else ():  # that an epoch is empty is another finding
         end = each.get('end')
         if not each.get('by_epoch', True) and _is_warm_up(each) and isinstance(end, int) and end >= length:
             yield _too_long(place, end, length, 'iterations', f'{epochs} epochs of {per_epoch}')

@@ -42,8 +42,8 @@ NAMED = {
 _USE = """\
 ## In a config
 
-The maps of a hierarchy go into the heads as they are. Take a shipped config of another hierarchy, and give the heads
-the channels from the table below:
+The maps of a hierarchy go into the heads as they are. Beside the shipped configs, in `configs/`, take one of another
+hierarchy, and give the heads the channels from the table below:
 
 ```python
 _base_ = './upernet_timm-resnet-50_ade20k.py'
@@ -54,6 +54,9 @@ model = dict(
     auxiliary_head=dict(in_channels=384),
 )
 ```
+
+Semantic FPN and Mask R-CNN want strides of 4, 8, 16 and 32. For UperNet a model with three maps needs `in_index` too,
+see `upernet_timm-pit-s_ade20k.py`.
 
 All maps of a column have one stride, and `densevit.ColumnarPyramid` makes the four levels of them:
 
@@ -68,6 +71,13 @@ model = dict(
     auxiliary_head=dict(in_channels=embed_dims),
 )
 ```
+
+The neck's factors are for a stride of 16; for 8 give `neck=dict(scales=(2, 1, 0.5, 0.25))`. A stride of 14 gives levels
+of 3.5 to 28, which UperNet takes and Mask R-CNN does not: its anchors and regions count on 4 to 32.
+
+What shall not decay beside norms, such as position tables, class tokens and `rel_pos`, is named in `custom_keys` of
+`optim_wrapper`: begin with the config of a relative. ViT, CaiT and PiT compile for one size,
+`torch.compile(..., dynamic=False)`.
 
 Weights are fetched by `--cfg-options model.backbone.pretrained=True`: those that timm takes for the name, or others by
 their tag, as in `model_name='resnet50.tv_in1k'`. They want images normalized as they were trained, which is what `mean`
@@ -179,8 +189,9 @@ def render(rows: Sequence[Row]) -> str:
         '## Supported',
         'Channels and strides are those of the maps that are returned unless `out_indices` asks for others. Images are '
         'padded to multiples of *padded to*, and the maps cut to ceil(H / stride) x ceil(W / stride) again; models '
-        'with 1 there take every size by themselves. Between a column, whose maps have one stride, and a head goes '
-        '`densevit.ColumnarPyramid`.',
+        'with 1 there take every size from their coarsest stride on by themselves. The zeros are seen: attention and '
+        "global pooling count them, as in timm's own padding. Between a column, whose maps have one stride, and a head "
+        'goes `densevit.ColumnarPyramid`.',
         _table(
             ['file', 'model', 'of', 'parameters', 'channels', 'strides', 'padded to'], [_supported(r) for r in good]
         ),

@@ -310,3 +310,17 @@ def test_activations_survive_sync_bn(name):
         converted = convert_sync_batchnorm(model).eval()
         assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
         torch.testing.assert_close(converted(x), expected)
+
+
+@pytest.mark.parametrize('name', [
+    'swin_tiny_patch4_window7_224', 'swinv2_tiny_window8_256', 'swinv2_cr_tiny_224',
+])  # fmt: skip
+def test_windows_never_hold_both_ends_of_a_map(name):
+    """The shifted windows of a map that they do not fill: 9 x 10."""
+    model = fill(densevit.TimmBackbone(name, out_indices=(0,))).eval()
+    (block,) = (m for m in model.modules() if hasattr(m, 'target_shift_size') and any(m.shift_size))
+    x = images(1, 9, 10, block.dim).requires_grad_()
+    block(x)[0, 0, 0].sum().backward()
+    reached = x.grad[0].abs().amax(dim=-1) > 0
+    assert reached[:3, :3].all()
+    assert not reached[-1].any() and not reached[:, -1].any()

@@ -82,9 +82,10 @@ def peak(height: int) -> dict:
 
 
 def test_memory_does_not_grow_with_the_height():
-    used = peak(6000)
-    assert used['shape'] == [6000, 512]
-    windows = len(window_starts(6000, 128, 96)) * len(window_starts(512, 128, 96))
-    everything = windows * 150 * 32 * 32 * 4  # 190 MB: the logits of all windows, as small as they are
-    # two rows of windows, 6 MB, were there already when it was warmed up; what is new is the labels, 3 MB
+    used = peak(12000)
+    assert used['shape'] == [12000, 512]
+    windows = len(window_starts(12000, 128, 96)) * len(window_starts(512, 128, 96))
+    everything = windows * 150 * 32 * 32 * 4  # 390 MB: the logits of all windows, as small as they are
+    # two rows of windows, 6 MB, were there already when it was warmed up; what is new is the labels, 6 MB, and what the
+    # heap of a young process wastes: 5 to 31 MB, whatever the height
     assert used['extra'] - used['labels'] < everything / 8
