@@ -147,7 +147,7 @@ def run_tool(
     if getattr(args, 'launcher', 'none') != 'none':
         from .distributed import stop_processes  # imports torch
 
-        stop_processes()
+        return stop_processes(status or 0)
     return status or 0
 
 
