@@ -75,6 +75,8 @@ def read_classes(given: Sequence[str]) -> list[Class]:
             if not path.is_file() or path.stat().st_size > _MOST_BYTES:
                 raise OSError(f'it is no file, or larger than {_MOST_BYTES} bytes')
             text = path.read_text(encoding='utf-8-sig')
+            if '\0' in text:  # Python 3.10's csv module does not take it
+                raise OSError('it is no text')
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f'--classes {str(path)!r} cannot be read: {error}.') from error
         classes = _from_json(path, text) if path.suffix == '.json' else _from_lines(path, text)
