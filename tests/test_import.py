@@ -1,4 +1,4 @@
-"""Importing densevit is quick and draws in nothing that is not asked for."""
+"""Importing densevit draws in nothing that is not asked for."""
 
 from __future__ import annotations
 

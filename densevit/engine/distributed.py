@@ -113,8 +113,8 @@ def start_processes(cfg: Config) -> None:
 def stop_processes(status: int) -> int:
     """Take leave of the other processes at the end of a run and end this one; without others return ``status``.
 
-    The interpreter is not taken down: a thread of gloo's that still holds one of its objects would be ended in the
-    middle of C++, which aborts the process (seen once in some hundred runs).
+    The interpreter is not taken down: once a process was aborted at that point ("terminate called without an active
+    exception"), as C++ does when a thread, here probably one of gloo's, is ended in the middle of it.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return status

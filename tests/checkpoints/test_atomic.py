@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +51,8 @@ def test_the_hash_is_one_that_sha256sum_takes(tmp_path):
 
 def test_the_new_content_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
     """In this order: content, its fsync, the old hash goes, rename, the folder's fsync; then the same for the hash."""
-    seen, real = [], {name: getattr(os, name) for name in ('fsync', 'replace', 'unlink')}
+    owners = {'fsync': atomic.os, 'replace': Path, 'unlink': Path}  # pathlib of Python 3.10 keeps functions of os
+    seen, real = [], {name: getattr(owner, name) for name, owner in owners.items()}
 
     def spy(name):
         def call(*args, **kwargs):
@@ -62,8 +64,8 @@ def test_the_new_content_is_on_the_disk_before_it_has_the_name(tmp_path, monkeyp
         return call
 
     write_file(tmp_path / 'x.pth', OLD)
-    for name in real:
-        monkeypatch.setattr(atomic.os, name, spy(name))
+    for name, owner in owners.items():
+        monkeypatch.setattr(owner, name, spy(name))
     write_file(tmp_path / 'x.pth', NEW)
     parts = (f'.x.pth.{os.getpid()}.part', f'.x.pth.sha256.{os.getpid()}.part')
     folder = tmp_path.name
